@@ -1,0 +1,116 @@
+"""Checkpoints with Orbax: everything that training changes, verified by hash, the last two and the best kept.
+
+Flipped bits inside a stored array can restore silently, so the sha256 of all leaves is stored beside them and checked.
+A step that fails is moved to `bad_checkpoints/` before an older one is tried: left in place, Orbax would silently skip
+later saves of that step.
+"""
+
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from sop_jax import mesh as meshes
+
+log = logging.getLogger("sop_jax")
+
+
+def _plain(tree: Any) -> Any:
+    """Typed keys as their integers, so that every leaf is an ordinary array."""
+    return jax.tree.map(
+        lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree
+    )
+
+
+def digest(state: Any, meta: dict) -> str:
+    """sha256 hex of every leaf's path, dtype, shape and bytes, and of `meta`."""
+    total = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(meshes.fetch(_plain(state))):
+        total.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        total.update(np.ascontiguousarray(leaf))
+    return total.hexdigest()
+
+
+def all_finite(state: Any) -> bool:
+    """Whether every number in the state is finite."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(meshes.fetch(_plain(state))))
+
+
+def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+    policy = policies.LatestN(keep)
+    return ocp.CheckpointManager(
+        folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last two in `workdir/checkpoints/<step>`, the best in `checkpoints/best/<step>`.
+
+    The best has a manager of its own: Orbax's metrics would do it in one, but a damaged metrics file then stops the
+    manager from opening at all. Saves are asynchronous; call `close` at the end.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        self._root = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._bad = self._root.parent / "bad_checkpoints"
+        self._last = _manager(self._root, keep=2)
+        self._best = _manager(self._root / "best", keep=1)
+
+    def save(self, state: Any, meta: dict, best: bool = False) -> None:
+        """Starts saving `state` under its step.
+
+        Args:
+          state: a TrainState. It is copied first: the caller may donate it while the files are being written.
+          meta: JSON values saved beside it.
+          best: whether its validation accuracy is the best so far.
+        """
+        state = jax.tree.map(jnp.copy, state)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({**meta, "sha256": digest(state, meta)})
+        )
+        for manager in (self._last, self._best) if best else (self._last,):
+            if int(state.step) not in manager.all_steps():
+                manager.save(int(state.step), args=args, force=True)
+
+    def restore(self, abstract: Any) -> tuple[Any, dict] | None:
+        """The newest checkpoint that is whole, as (state, meta), or None where there is none.
+
+        Args:
+          abstract: the state as ShapeDtypeStructs with the shardings wanted now, on any number of devices.
+        """
+        for step in sorted(self._last.all_steps(), reverse=True):
+            try:
+                restored = self._last.restore(step, args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+                state, meta = restored["state"], dict(restored["meta"])
+                stored = meta.pop("sha256", "")
+                if digest(state, meta) != stored:
+                    raise ValueError("its contents do not have the hash stored with them")
+                return state, meta
+            except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+                log.warning("checkpoint %d is damaged (%s); moved to %s, trying the one before", step, reason, self._bad)
+                self._set_aside(step)
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            self._bad.mkdir(exist_ok=True)
+            target = self._bad / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.move(self._root / str(step), target)
+        self._last.reload()
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        for manager in (self._last, self._best):
+            manager.wait_until_finished()
+            manager.close()

@@ -1,0 +1,177 @@
+"""Every configuration field, its default and its meaning, and the checks that need more than one field.
+
+A config file (see `configs/`) calls `default()`, overrides a few fields and returns the result; the command line
+overrides single fields (`--config.noise.rate=0.4`). Optional fields are placeholders of their type, whose value is
+None until set, because a plain None could not be overridden from the command line.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict, config_dict
+
+from sop_jax.errors import UserError
+
+DTYPES = ("auto", "float32", "bfloat16")
+SCHEDULES = ("constant", "step", "cosine")
+NOISE_KINDS = (
+    "none",  # the set's labels as they are
+    "symmetric",  # inclusive: redraw over all K classes, the true one too (published SOP, ELR, DivideMix)
+    "symmetric_exclusive",  # redraw over the other K-1 classes: `rate` of the labels are wrong
+    "asymmetric",  # the set's own map: CIFAR-10, MNIST, Fashion-MNIST; CIFAR-100 means block_cyclic
+    "block_cyclic",  # CIFAR-100: next class in the block of five ids
+    "block_swap",  # CIFAR-100: two classes of each block of five are exchanged (published SOP)
+    "superclass_cyclic",  # CIFAR-100: next fine class of the same superclass
+    "pairflip",  # class c -> c+1 mod K
+    "instance",  # instance-dependent (Xia et al. 2020)
+    "human",  # CIFAR-10N / CIFAR-100N and the like: see noise.labels and data.labels
+)
+ASYMMETRIC_KINDS = ("asymmetric", "block_cyclic", "block_swap", "superclass_cyclic", "pairflip")
+
+
+def default() -> ConfigDict:
+    """Returns the default configuration, every field present. Learning rates of rows are meant at a batch of 128."""
+    config = ConfigDict()
+    config.task = "classify"  # module of sop_jax.tasks that runs this config
+    config.seed = 0  # initialisation, batch order, augmentation and (unless noise.seed is set) label noise
+    config.epochs = 60  # passes over the training rows
+    config.batch_size = 128  # global batch, over all devices
+    config.dtype = "auto"  # network arithmetic: bfloat16 on GPU and TPU, float32 on CPU; logits, losses, rows: float32
+    config.steps_per_dispatch = 0  # training steps per device call; 0 chooses: 1 on CPU (see step.py), 64 elsewhere
+    config.eval_every = 1  # epochs between evaluations on the test set; the last epoch is always evaluated
+    config.checkpoint_every = 1  # epochs between checkpoints; the last epoch is always saved
+    config.deterministic = False  # GPU only: deterministic operations, for bit-equal runs (slower)
+    config.compilation_cache = config_dict.placeholder(str)  # folder; unset: ~/.cache/sop_jax/xla; "off": none
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits, cifar10, cifar100, cifar10_n, cifar100_n, mnist, fashion_mnist, npz
+    config.data.dir = config_dict.placeholder(str)  # TFDS data_dir; given and prepared, no socket is opened
+    config.data.path = config_dict.placeholder(str)  # the .npz file of data.name='npz'
+    config.data.labels = config_dict.placeholder(str)  # file of human labels (.npz or published .pt), noise.kind='human'
+    config.data.num_classes = config_dict.placeholder(int)  # K; unset: the set's own
+    config.data.train_limit = config_dict.placeholder(int)  # use only the first so many training rows (by id)
+    config.data.validation_fraction = 0.0  # share of the training rows held out, scored on given labels only
+    config.data.downsample = 1  # average blocks of this many pixels on a side (2: 32x32 -> 16x16)
+
+    config.noise = ConfigDict()
+    config.noise.kind = "none"  # one of NOISE_KINDS
+    config.noise.rate = 0.0  # the kind's nominal rate in [0, 1]; the realised rate is printed and saved
+    config.noise.labels = config_dict.placeholder(str)  # human label set: aggregate, worst, random1..3, noisy, or a key
+    config.noise.seed = config_dict.placeholder(int)  # unset: config.seed
+
+    config.augment = ConfigDict()
+    config.augment.crop_padding = 4  # zero padding in pixels before the random crop
+    config.augment.flip = True  # random horizontal flip
+    config.augment.strong = "autoaugment"  # second view of SOP+: 'autoaugment' (CIFAR-10 policy) or 'weak'
+    config.augment.cutout = 16  # side in pixels of the square zeroed in the strong view, 0 for none
+
+    config.model = ConfigDict()
+    config.model.name = "small_resnet"  # small_resnet, resnet18, resnet34, preact_resnet18
+    config.model.width = 16  # channels of the first stage of small_resnet (the others have their published widths)
+
+    config.method = ConfigDict()
+    config.method.name = "sop"  # module of sop_jax.methods: ce, sop, sop_plus
+    config.method.variant = "paper"  # SOP: 'paper' (Algorithm 1, projection) or 'official' (published code)
+    config.method.learning_rate_u = config_dict.placeholder(float)  # at B=128; unset: published for the data and noise
+    config.method.learning_rate_v = config_dict.placeholder(float)  # at B=128; unset: published for the data and noise
+    config.method.mse_weight = 1.0  # weight of the squared-error term
+    config.method.consistency_weight = 0.9  # lambda_C of SOP+
+    config.method.balance_weight = 0.1  # lambda_B of SOP+
+    config.method.init_std = 1e-8  # standard deviation of the initial u and v
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 0.02  # SGD on the network
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4  # coupled: added to the gradient before momentum, on all parameters
+    config.optimizer.schedule = "cosine"  # constant, step or cosine, by epoch
+    config.optimizer.drop_epochs = (40, 80)  # step: epochs at whose START the rate is multiplied by drop_factor
+    config.optimizer.drop_factor = 0.1
+    config.optimizer.final_learning_rate = 2e-4  # cosine: rate that the curve ends at
+
+    config.distributed = ConfigDict()  # several processes; standard cluster variables are recognised without these
+    config.distributed.coordinator = config_dict.placeholder(str)  # host:port of process 0
+    config.distributed.num_processes = config_dict.placeholder(int)
+    config.distributed.process_id = config_dict.placeholder(int)
+    return config
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """'; did you mean "x"?' where a known name is near, else ''."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Dotted names of all fields: ['seed', ..., 'data.name', ...]."""
+    names = []
+    for name, value in config.items():
+        names += field_names(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+    return names
+
+
+def _require(ok: bool, field: str, value: object, wanted: str) -> None:
+    if not ok:
+        raise UserError(f"config.{field}={value!r} is not allowed: {wanted}")
+
+
+def _one_of(config: ConfigDict, field: str, choices: tuple[str, ...]) -> None:
+    value = config[field.split(".")[0]][field.split(".")[1]] if "." in field else config[field]
+    if value not in choices:
+        raise UserError(f"config.{field}={value!r} is unknown{suggestion(str(value), list(choices))}; "
+                        f"choose from {', '.join(choices)}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError naming the first field that cannot be right, by itself or together with another."""
+    for field in ("epochs", "batch_size", "eval_every", "checkpoint_every"):
+        _require(config[field] >= 1, field, config[field], "it must be at least 1")
+    _require(config.seed >= 0, "seed", config.seed, "it must be 0 or more")
+    _require(config.steps_per_dispatch >= 0, "steps_per_dispatch", config.steps_per_dispatch,
+             "it must be 0 (choose for me) or more")
+    _one_of(config, "dtype", DTYPES)
+    _one_of(config, "noise.kind", NOISE_KINDS)
+    _one_of(config, "optimizer.schedule", SCHEDULES)
+    _one_of(config, "augment.strong", ("autoaugment", "weak"))
+
+    data, noise, method, optimizer = config.data, config.noise, config.method, config.optimizer
+    _require(0 <= noise.rate <= 1, "noise.rate", noise.rate, "a rate lies in [0, 1] (0.4 for 40 %)")
+    _require(noise.kind not in ("none", "human") or noise.rate == 0, "noise.rate", noise.rate,
+             f"noise.kind={noise.kind!r} has no rate; set noise.kind=symmetric or another kind, or leave the rate at 0")
+    _require(0 <= data.validation_fraction < 1, "data.validation_fraction", data.validation_fraction,
+             "it must lie in [0, 1)")
+    _require(data.downsample >= 1, "data.downsample", data.downsample, "it must be 1 (none) or a larger integer")
+    for name in ("num_classes", "train_limit"):
+        _require(data[name] is None or data[name] >= 2, f"data.{name}", data[name], "it must be at least 2")
+    _require(data.name != "npz" or data.path is not None, "data.path", data.path,
+             "data.name='npz' needs the file: --config.data.path=FILE.npz")
+    for name in ("crop_padding", "cutout"):
+        _require(config.augment[name] >= 0, f"augment.{name}", config.augment[name], "it must be 0 or more")
+    _require(config.model.width >= 1, "model.width", config.model.width, "it must be at least 1")
+
+    for name in ("learning_rate", "weight_decay", "momentum", "final_learning_rate"):
+        _require(optimizer[name] >= 0, f"optimizer.{name}", optimizer[name], "it must be 0 or more")
+    for name in ("learning_rate_u", "learning_rate_v"):
+        _require(method[name] is None or method[name] >= 0, f"method.{name}", method[name], "it must be 0 or more")
+    for name in ("mse_weight", "consistency_weight", "balance_weight", "init_std"):
+        _require(method[name] >= 0, f"method.{name}", method[name], "it must be 0 or more")
+
+
+def changed_fields(saved: dict, config: ConfigDict) -> list[str]:
+    """Fields, but for those that may differ on resume, in which `config` departs from a run's saved config.
+
+    Allowed to differ: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, and a larger
+    `epochs` unless the schedule is a cosine, whose earlier rates depend on the length.
+    """
+    may_differ = {"data.dir", "eval_every", "checkpoint_every", "compilation_cache", "steps_per_dispatch"}
+    if config.optimizer.schedule != "cosine" and config.epochs >= saved.get("epochs", config.epochs):
+        may_differ.add("epochs")
+
+    def flat(tree, prefix=""):
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+    old, new = dict(flat(saved)), dict(flat(config.to_dict()))
+    return [f"{name} (was {old.get(name)!r}, now {new.get(name)!r})" for name in {**old, **new}
+            if old.get(name) != new.get(name) and name not in may_differ and not name.startswith("distributed.")]

@@ -1,0 +1,148 @@
+"""Puts the parts together for one configuration and one data set: mesh, network, method, optimiser, compiled step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sop_jax import methods, models, optimizer, table
+from sop_jax import mesh as meshes
+from sop_jax import step as steps
+from sop_jax.config import ASYMMETRIC_KINDS
+from sop_jax.data import pipeline
+from sop_jax.data.augment import Augment
+from sop_jax.data.dataset import Dataset
+from sop_jax.errors import UserError
+from sop_jax.evaluate import make_predict
+from sop_jax.methods import sop
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a run needs that does not change while it trains.
+
+    Attributes:
+      config: resolved, every field that the run uses has a value.
+      init: () -> TrainState, on the mesh. abstract: its shapes, dtypes and shardings.
+      run_steps: (state, resident, example [S,B], index [S,B]) -> (state, losses [S]), jitted; the old state is dead.
+      predict: (params, model_state, images, rows) -> probs [R, K].
+      end_epoch: (state, epoch) -> state, the method's `on_epoch_end`, or None where it has none.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    mesh: Mesh
+    method: methods.Method
+    init: Callable[[], steps.TrainState]
+    abstract: steps.TrainState
+    run_steps: Callable
+    predict: Callable
+    end_epoch: Callable | None
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.dataset.class_names)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in one pass over the training rows."""
+        return pipeline.steps_per_epoch(len(self.dataset.train_rows), self.config.batch_size)
+
+    def plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The batches of an epoch, see `pipeline.epoch_plan`."""
+        padded = table.padded(len(self.dataset.train.labels))
+        return pipeline.epoch_plan(
+            self.dataset.train_rows, self.config.batch_size, self.config.seed, epoch, padded
+        )
+
+    def resident(self) -> steps.Resident:
+        """The training images and given labels, a copy on every device."""
+        put = functools.partial(meshes.put, sharding=meshes.replicated(self.mesh))
+        return steps.Resident(put(self.dataset.train.images), put(self.dataset.train.labels))
+
+
+def resolve(config: ConfigDict, num_classes: int) -> tuple[ConfigDict, list[str]]:
+    """Fills the fields that depend on the data or the machine; returns the copy and a note for each choice made."""
+    config, notes = config.copy_and_resolve_references(), []
+    platform = jax.default_backend()
+    if config.dtype == "auto":
+        config.dtype = "float32" if platform == "cpu" else "bfloat16"
+    if config.steps_per_dispatch == 0:
+        config.steps_per_dispatch = 1 if platform == "cpu" else 64
+    if platform == "cpu" and config.steps_per_dispatch != 1:
+        raise UserError(f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a convolution "
+                        "inside a loop about 40 times slower; set it to 1, or 0 to choose")
+    method = config.method
+    if method.name in ("sop", "sop_plus"):
+        asymmetric = config.noise.kind in ASYMMETRIC_KINDS
+        published = sop.published_learning_rates(num_classes, asymmetric, method.variant)
+        for name, rate in zip(("learning_rate_u", "learning_rate_v"), published, strict=True):
+            if method[name] is None:
+                method[name] = rate
+                notes.append(f"method.{name} = {rate:g} (published for {num_classes} classes, "
+                             f"{'asymmetric' if asymmetric else 'symmetric or human'} noise, at B = 128)")
+    return config, notes
+
+
+def tracked_epochs(epochs: int) -> int:
+    """How many epochs at the end the tracker averages training predictions over: a quarter of the run."""
+    return max(1, epochs // 4)
+
+
+def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
+    """Builds the experiment; `config` is resolved. Raises UserError where the batch does not fit the devices."""
+    meshes.check_batch_size(config.batch_size, mesh)
+    num_classes = len(dataset.class_names)
+    method = methods.from_config(config.method, num_classes)
+    model = models.api.find(config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width)
+    mean, std = (tuple(float(x) for x in values) for values in (dataset.mean, dataset.std))
+    augment = Augment(config.augment.crop_padding, config.augment.flip, config.augment.strong, config.augment.cutout,
+                      mean, std)
+    per_epoch = pipeline.steps_per_epoch(len(dataset.train_rows), config.batch_size)
+    optimiser = optimizer.make_optimizer(
+        optimizer.network_optimizer(config, per_epoch), method.row_learning_rates, config.batch_size
+    )
+    step = steps.make_step(method, model.apply, optimiser, per_epoch, config.epochs - tracked_epochs(config.epochs))
+
+    def init_state(key, labels):
+        return steps.init_state(key, method, model, optimiser, dataset.train.images.shape[1:], labels, num_classes)
+
+    key, labels = jax.random.key(config.seed), jnp.asarray(dataset.train.labels)
+    shapes = jax.eval_shape(init_state, key, labels)
+    shardings = steps.state_shardings(shapes, mesh)
+    init = jax.jit(init_state, out_shardings=shardings)
+    end_epoch = None
+    if method.on_epoch_end is not methods.base.keep_epoch:
+        end_epoch = jax.jit(functools.partial(_end_epoch, method), donate_argnums=0, out_shardings=shardings)
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        mesh=mesh,
+        method=method,
+        init=lambda: init(key, labels),
+        abstract=_with_shardings(shapes, shardings),
+        run_steps=steps.compile_steps(step, augment, method.num_views, per_epoch, shardings, mesh),
+        predict=make_predict(model.apply, mean, std, mesh, _eval_batch_size(config.batch_size, mesh)),
+        end_epoch=end_epoch,
+    )
+
+
+def _end_epoch(method: methods.Method, state: steps.TrainState, epoch: jax.Array) -> steps.TrainState:
+    table_, shared = method.on_epoch_end(state.table, state.shared, epoch)
+    return state._replace(table=table_, shared=shared)
+
+
+def _with_shardings(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+
+
+def _eval_batch_size(batch_size: int, mesh: Mesh) -> int:
+    """At least 500 and a multiple of the devices, so that a small training batch does not slow evaluation."""
+    return max(batch_size, -(-500 // mesh.devices.size) * mesh.devices.size)

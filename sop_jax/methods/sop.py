@@ -1,0 +1,213 @@
+"""SOP: sparse over-parameterisation (Liu, Zhu, Qu, You, ICML 2022; arXiv 2202.14026).
+
+The noise of example i is modelled as s_i = u_i*u_i*y_i - v_i*v_i*(1-y_i), where y_i is the one-hot GIVEN label, and is
+added to the network's prediction. Two variants:
+
+  'paper'     Algorithm 1: u learns from the cross-entropy alone, v from the squared error alone; after each update u
+              and v are projected onto [-1, 1].
+  'official'  the published code of today: u learns from both terms; nothing is projected, the squares are clipped to
+              [0, 1] in the loss, so an entry beyond the bound has no gradient; SOP+'s balance term uses the corrected
+              prediction q instead of p.
+
+In both, v gets no gradient from the cross-entropy (which would grow it on every example, clean or not), and the
+one-hot prediction in the squared error passes none to the network.
+"""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from sop_jax.errors import UserError
+from sop_jax.methods.base import LossOut, Method
+
+EPS = 1e-4  # floor of the corrected prediction (published code)
+VARIANTS = ("paper", "official")
+stop = jax.lax.stop_gradient
+
+
+def _clamp(x: jax.Array, low: float, high: float) -> jax.Array:
+    """Clips with the whole gradient at the bounds, as torch does (jnp.clip passes half of it there)."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+
+def _noise(targets: jax.Array, u: jax.Array, v: jax.Array, variant: str) -> tuple[jax.Array, jax.Array]:
+    """U = u*u*y and V = v*v*(1-y), both [B, K]; their difference U - V is s (paper, eq. 4)."""
+    on_given, elsewhere = u * u * targets, v * v * (1 - targets)
+    if variant == "official":
+        on_given, elsewhere = _clamp(on_given, 0.0, 1.0), _clamp(elsewhere, 0.0, 1.0)
+    return on_given, elsewhere
+
+
+def _corrected(probs: jax.Array, on_given: jax.Array, elsewhere: jax.Array) -> jax.Array:
+    """q = phi(p + U - sg(V)) [B, K]: floored at EPS and normalised (paper, section 2.2)."""
+    q = jnp.maximum(probs + on_given - stop(elsewhere), EPS)
+    return _clamp(q / jnp.sum(q, axis=-1, keepdims=True), EPS, 1.0)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """At least float32: u and v start near 1e-8, below the smallest float16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _check(logits, targets, u, v, weights, variant):
+    if variant not in VARIANTS:
+        raise UserError(f"method.variant={variant!r} is unknown; the variants are {', '.join(VARIANTS)}")
+    chex.assert_rank(logits, 2)
+    chex.assert_equal_shape([logits, targets, v])
+    chex.assert_shape(u, (logits.shape[0], 1))
+    if weights is not None:
+        chex.assert_shape(weights, (logits.shape[0],))
+
+
+def sop_loss(
+    logits: jax.Array,
+    targets: jax.Array,
+    u: jax.Array,
+    v: jax.Array,
+    *,
+    variant: str = "official",
+    mse_weight: float = 1.0,
+    weights: jax.Array | None = None,
+    batch_size: int | None = None,
+) -> jax.Array:
+    """The SOP loss of one batch: CE(q, y) + mse_weight * ||onehot(argmax z) + U - V - y||^2 (Algorithm 1).
+
+    Args:
+      logits: [B, K] float. targets: [B, K], one-hot of the given labels.
+      u: [B, 1] and v: [B, K], the gathered rows of the batch, float32 or wider.
+      variant: 'official' or 'paper', see the module's docstring.
+      mse_weight: weight of the squared error; where u takes no gradient from it, a factor on v's learning rate.
+      weights: [B], 1 for a real row and 0 for padding (default: all real).
+      batch_size: nominal batch size that the sum over rows is divided by (default: B).
+
+    Returns:
+      A scalar, float32 (float64 if the inputs are).
+
+    Raises:
+      UserError: unknown variant. AssertionError: shapes that do not fit.
+    """
+    _check(logits, targets, u, v, weights, variant)
+    return _total(_sop_terms(logits, targets, u, v, variant, mse_weight)[0], weights, batch_size)
+
+
+def _sop_terms(logits, targets, u, v, variant, mse_weight):
+    """(loss of each row [B], corrected prediction q [B, K], prediction p [B, K])."""
+    logits, targets, u, v = _wide(logits), _wide(targets), _wide(u), _wide(v)
+    on_given, elsewhere = _noise(targets, u, v, variant)
+    probs = jax.nn.softmax(logits)
+    q = _corrected(probs, on_given, elsewhere)
+    cross_entropy = -jnp.sum(targets * jnp.log(q), axis=-1)
+    hard = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
+    on_given_for_v = stop(on_given) if variant == "paper" else on_given
+    squared_error = jnp.sum((hard + on_given_for_v - elsewhere - targets) ** 2, axis=-1)
+    return cross_entropy + mse_weight * squared_error, q, probs
+
+
+def _total(each: jax.Array, weights: jax.Array | None, batch_size: int | None) -> jax.Array:
+    """Sum over real rows divided by the nominal batch size."""
+    total = jnp.sum(each if weights is None else weights * each)
+    return total / (each.shape[0] if batch_size is None else batch_size)
+
+
+def sop_plus_loss(
+    logits_weak: jax.Array,
+    logits_strong: jax.Array,
+    targets: jax.Array,
+    u: jax.Array,
+    v: jax.Array,
+    *,
+    consistency_weight: float = 0.9,
+    balance_weight: float = 0.1,
+    class_prior: Sequence[float] | None = None,
+    variant: str = "official",
+    mse_weight: float = 1.0,
+    weights: jax.Array | None = None,
+    batch_size: int | None = None,
+) -> jax.Array:
+    """The SOP+ loss: SOP on the weak view + lambda_C * consistency + lambda_B * class balance (paper, section 4.1).
+
+    Consistency is KL(sg(softmax z_weak) || softmax z_strong); balance is -sum_k prior_k log(mean_b q_k), with the mean
+    over the real rows of the batch (and of p instead of q in the 'paper' variant, so that it does not reach u).
+
+    Args:
+      logits_weak, logits_strong: [B, K], the two views of the same images.
+      class_prior: [K], expected class frequencies (default: uniform).
+      The others as in `sop_loss`.
+
+    Returns:
+      A scalar, float32 (float64 if the inputs are).
+    """
+    _check(logits_weak, targets, u, v, weights, variant)
+    chex.assert_equal_shape([logits_weak, logits_strong])
+    num_rows, num_classes = logits_weak.shape
+    each, q, probs = _sop_terms(logits_weak, targets, u, v, variant, mse_weight)
+    consistency = optax.losses.kl_divergence(jax.nn.log_softmax(_wide(logits_strong)), stop(probs))
+    sop = _total(each + consistency_weight * consistency, weights, batch_size)
+
+    weights = jnp.ones((num_rows, 1), q.dtype) if weights is None else weights[:, None].astype(q.dtype)
+    mean = jnp.sum(weights * (q if variant == "official" else probs), axis=0) / jnp.maximum(jnp.sum(weights), 1.0)
+    prior = jnp.full((num_classes,), 1 / num_classes) if class_prior is None else jnp.asarray(class_prior)
+    balance = -jnp.sum(prior * jnp.log(_clamp(mean, EPS, 1.0)))
+    return sop + balance_weight * balance
+
+
+def init_rows(key: jax.Array, num_rows: int, num_classes: int, std: float = 1e-8) -> dict[str, jax.Array]:
+    """u [N, 1] and v [N, K], independent normal draws of standard deviation `std` (paper, appendix A)."""
+    key_u, key_v = jax.random.split(key)
+    return {
+        "u": std * jax.random.normal(key_u, (num_rows, 1)),
+        "v": std * jax.random.normal(key_v, (num_rows, num_classes)),
+    }
+
+
+def project(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Projects u and v onto the box [-1, 1] (Algorithm 1, last line)."""
+    ones = jax.tree.map(jnp.ones_like, rows)
+    return optax.projections.projection_box(rows, jax.tree.map(jnp.negative, ones), ones)
+
+
+def noise_estimate(rows: dict[str, jax.Array], labels: jax.Array, num_classes: int) -> jax.Array:
+    """s = U - V [N, K], given label minus estimated clean label, entries in [-1, 1] (paper, eq. 4)."""
+    targets = jax.nn.one_hot(labels, num_classes)
+    on_given, elsewhere = _noise(targets, rows["u"], rows["v"], "official")
+    return on_given - elsewhere
+
+
+def published_learning_rates(num_classes: int, asymmetric: bool, variant: str) -> tuple[float, float]:
+    """(lr_u, lr_v) at B = 128 of the paper's table A.1; for the 'official' variant those of the code's README."""
+    if num_classes < 100:
+        return (10.0, 100.0) if asymmetric else (10.0, 10.0)
+    if asymmetric:
+        return (0.1, 100.0) if variant == "official" else (1.0, 100.0)
+    return 1.0, 10.0
+
+
+def make(
+    *,
+    num_classes: int,
+    variant: str = "paper",
+    learning_rate_u: float = 10.0,
+    learning_rate_v: float = 10.0,
+    mse_weight: float = 1.0,
+    init_std: float = 1e-8,
+) -> Method:
+    """SOP as a `Method`: one view; learning rates of u and v are meant at B = 128 and scaled by B/128."""
+
+    def loss(forward, batch, rows, shared, key):
+        logits, model_state = forward(0, batch.image[:, 0])
+        targets = jax.nn.one_hot(batch.label, num_classes)
+        value = sop_loss(
+            logits, targets, rows["u"], rows["v"], variant=variant, mse_weight=mse_weight, weights=batch.weight
+        )
+        return value, LossOut(logits, (model_state,))
+
+    return Method(
+        loss=loss,
+        init_rows=lambda key, labels: init_rows(key, labels.shape[0], num_classes, init_std),
+        row_learning_rates={"u": learning_rate_u, "v": learning_rate_v},
+        update_rows=lambda rows, out: project(rows) if variant == "paper" else rows,
+        noise_estimate=noise_estimate,
+    )

@@ -1,0 +1,3 @@
+"""Networks in Flax Linen; `api.find` is the only door, and only this folder imports Flax."""
+
+from sop_jax.models import api as api

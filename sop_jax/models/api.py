@@ -1,0 +1,61 @@
+"""A network as two pure functions, by name."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sop_jax.errors import UserError
+from sop_jax.models import resnet
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "small_resnet": resnet.small_resnet,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "preact_resnet18": resnet.preact_resnet18,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network.
+
+    Attributes:
+      init: (key, image shape (H, W, C)) -> (params, model_state).
+      apply: (params, model_state, images float [M,H,W,C], train) -> (logits float32 [M,K], model_state). With
+        train=True batch-norm uses and updates the statistics of the global batch.
+    """
+
+    init: Callable
+    apply: Callable
+
+
+def find(name: str, num_classes: int, dtype: Any = jnp.float32, width: int = 16) -> Model:
+    """The network called `name`; `width` is the first stage's channels of small_resnet. UserError if unknown."""
+    if name not in NETWORKS:
+        raise UserError(f"model.name={name!r} is unknown; the networks are {', '.join(NETWORKS)}")
+    options = {"width": width} if name == "small_resnet" else {}
+    module = NETWORKS[name](num_classes=num_classes, dtype=dtype, **options)
+
+    def init(key, shape):
+        variables = module.init(key, jnp.zeros((1, *shape), dtype), train=False)
+        return variables["params"], variables.get("batch_stats", {})
+
+    def apply(params, model_state, images, train):
+        variables = {"params": params, "batch_stats": model_state}
+        if not train:
+            logits, updated = module.apply(variables, images.astype(dtype), train=False), model_state
+        else:
+            logits, new = module.apply(variables, images.astype(dtype), train=True, mutable=["batch_stats"])
+            updated = new["batch_stats"]
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), updated
+
+    return Model(init, apply)
+
+
+def num_parameters(params: Any) -> int:
+    """Number of trained values in a tree of parameters."""
+    return sum(x.size for x in jax.tree.leaves(params))

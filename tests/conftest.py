@@ -1,0 +1,35 @@
+"""Eight virtual CPU devices, and nothing written outside the test's own folders."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden():
+    """golden("sop_mid") -> dict of arrays computed with the authors' code (shared/golden)."""
+    return lambda name: dict(np.load(GOLDEN / f"{name}.npz"))
+
+
+@pytest.fixture(params=[np.float64, np.float32], ids=["float64", "float32"])
+def precision(request):
+    """(dtype, tolerance relative to the largest entry), with 64-bit JAX switched on for float64."""
+    with jax.enable_x64(request.param == np.float64):
+        yield request.param, 1e-10 if request.param == np.float64 else 1e-5
+
+
+def assert_match(actual, expected, tolerance):
+    """max|a - b| <= tolerance * max|b|, the project's definition of a match."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    error, scale = np.max(np.abs(actual - expected)), np.max(np.abs(expected))
+    assert error <= tolerance * scale, f"max error {error:.3g}, allowed {tolerance * scale:.3g}"
