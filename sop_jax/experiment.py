@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sop_jax import methods, models, optimizer, table
 from sop_jax import mesh as meshes
+from sop_jax import methods, models, optimizer, table
 from sop_jax import step as steps
 from sop_jax.config import ASYMMETRIC_KINDS
 from sop_jax.data import pipeline

@@ -1,11 +1,11 @@
-"""Figures of a run, drawn panel by panel: the report shows each panel alone, plots/*.png shows them side by side."""
+"""Figures of a run: the report shows their panels one by one, plots/*.png shows them side by side."""
 
 import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ LIGHT = {"ink": "#24292f", "muted": "#59636e", "grid": "#e3e8ee", "ground": "#ff
     "#0072b2", "#d55e00", "#009e73", "#a8518a", "#b27a00"]}  # fmt: skip
 DARK = {"ink": "#e6edf3", "muted": "#9aa4af", "grid": "#2d343c", "ground": "#171b21", "series": [
     "#4cacea", "#ff8a4c", "#2fc79b", "#e08fc4", "#f0b83a"]}  # fmt: skip
-PANEL = (5.2, 3.5)  # inches
+SIZE = {"curves": (5.2, 3.5), "detection": (5.2, 3.5), "scores": (5.2, 3.5), "confusion": (5.2, 4.5)}  # inches, a panel
 MAX_NAMED = 30  # classes whose names fit on an axis of the heat maps
 MAX_NUMBERED = 12  # classes whose numbers fit into the cells
 
@@ -27,8 +27,43 @@ class Panel(NamedTuple):
     draw: Callable
 
 
-def figures(run: Run) -> dict[str, list[Panel]]:
-    """Returns the panels of every figure that this run's files allow; nothing is drawn yet."""
+class Drawn(NamedTuple):
+    """A panel as PIL images, for light and for dark pages."""
+
+    title: str
+    light: Any
+    dark: Any
+
+
+def draw_figures(run: Run) -> dict[str, list[Drawn]]:
+    """Draws the panels of every figure that this run's files allow: curves, scores, confusion, perhaps detection."""
+    return {
+        name: [Drawn(panel.title, *(_draw(panel, theme, SIZE[name]) for theme in (LIGHT, DARK))) for panel in panels]
+        for name, panels in _panels(run).items()
+    }
+
+
+def write_plots(run: Run, figures: dict[str, list[Drawn]], folder: Path) -> None:
+    """Writes one PNG a figure, its panels side by side, and gallery.png."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for name, panels in figures.items():
+        joined = np.concatenate([np.asarray(panel.light) for panel in panels], axis=1)
+        (folder / f"{name}.png").write_bytes(png(Image.fromarray(joined)))
+    (folder / "gallery.png").write_bytes(png(_draw_gallery(run)))
+
+
+def png(image: Any) -> bytes:
+    """Returns a PIL image as a PNG of at most 256 colours, a third of the size of a full-colour one."""
+    from PIL import Image
+
+    packed = io.BytesIO()
+    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(packed, "PNG")
+    return packed.getvalue()
+
+
+def _panels(run: Run) -> dict[str, list[Panel]]:
     panels = {
         "curves": [
             Panel("Accuracy", lambda ax, theme: _accuracy(ax, theme, run)),
@@ -57,49 +92,25 @@ def figures(run: Run) -> dict[str, list[Panel]]:
     return panels
 
 
-def rankings(run: Run) -> dict[str, np.ndarray]:
-    """Returns the noise score and its two sources alone, float64 [n] each, the larger the likelier a wrong label."""
-    found = {"score": run.score, "margin alone": -run.margin}
-    return found if run.u_squared is None else found | {"u² alone": run.u_squared}
-
-
-def transition(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the row-stochastic [K,K] share of the classes `columns` [n] within each of `rows` [n]; empty rows NaN."""
-    counts = count_pairs(rows, columns, num_classes)
-    totals = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-
-
 def count_pairs(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns int64 [K,K]: how often class r of `rows` [n] meets class c of `columns` [n]."""
     flat = np.bincount(rows.astype(np.int64) * num_classes + columns, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)
 
 
-def write_plots(run: Run, folder: Path) -> None:
-    """Writes curves.png, scores.png, confusion.png, gallery.png and, where truth allows it, detection.png."""
-    folder.mkdir(exist_ok=True)
-    for name, panels in figures(run).items():
-        (folder / f"{name}.png").write_bytes(render(panels, LIGHT))
-    (folder / "gallery.png").write_bytes(render_gallery(run))
-
-
-def render(panels: list[Panel], theme: dict) -> bytes:
-    """Returns a PNG of the panels side by side."""
+def _draw(panel: Panel, theme: dict, size: tuple[float, float]) -> Any:
     from matplotlib.figure import Figure
 
-    square = any("transition" in panel.title or "Given" in panel.title for panel in panels)
     with _style(theme):
-        size = (PANEL[0] * len(panels), PANEL[0] * 0.86 if square else PANEL[1])
-        figure = Figure(figsize=size, layout="constrained")
-        for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-            axes.set_title(panel.title)
-            panel.draw(axes, theme)
-        return _png(figure)
+        figure = Figure(figsize=size, dpi=144, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(panel.title)
+        panel.draw(axes, theme)
+        return _rasterise(figure)
 
 
-def render_gallery(run: Run, columns: int = 10) -> bytes:
-    """Returns a PNG contact sheet of the worst labels: image, id, given -> suggested, quality."""
+def _draw_gallery(run: Run, columns: int = 10) -> Any:
+    """Returns a contact sheet of the worst labels: image, id, given -> suggested, quality."""
     from matplotlib.figure import Figure
 
     count = len(run.gallery_rows)
@@ -107,7 +118,7 @@ def render_gallery(run: Run, columns: int = 10) -> bytes:
     height, width = run.gallery_images.shape[1:3]
     half_width, half_height = 0.42 * width / max(height, width), 0.42 * height / max(height, width)
     with _style(LIGHT):
-        figure = Figure(figsize=(1.3 * columns, 1.9 * lines))
+        figure = Figure(figsize=(1.3 * columns, 1.9 * lines), dpi=144)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         for cell, (row, image) in enumerate(zip(run.gallery_rows, run.gallery_images, strict=True)):
@@ -122,7 +133,7 @@ def render_gallery(run: Run, columns: int = 10) -> bytes:
         axes.set_xlim(0, columns)
         axes.set_ylim(1.46 * lines, 0)
         axes.set_aspect("auto")
-        return _png(figure)
+        return _rasterise(figure)
 
 
 @contextmanager
@@ -131,25 +142,24 @@ def _style(theme: dict) -> Iterator[None]:
 
     style = dict.fromkeys(("text.color", "axes.labelcolor"), theme["ink"])
     style |= dict.fromkeys(("xtick.color", "ytick.color"), theme["muted"])
-    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), theme["ground"])
+    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), theme["ground"])
     style |= dict.fromkeys(("axes.edgecolor", "grid.color"), theme["grid"])
     style |= {"axes.prop_cycle": cycler(color=theme["series"]), "axes.grid": True, "axes.axisbelow": True}
-    style |= {"axes.spines.right": False, "axes.spines.top": False, "legend.frameon": False, "savefig.dpi": 144}
+    style |= {"axes.spines.right": False, "axes.spines.top": False, "legend.frameon": False}
     style |= {"axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold", "font.size": 9}
     with rc_context(style):
         yield
 
 
-def _png(figure) -> bytes:
-    """Returns the figure as a PNG of at most 256 colours, a third of the size of a full-colour one."""
+def _rasterise(figure) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    raw, packed = io.BytesIO(), io.BytesIO()
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class name in a script that the font lacks
-        figure.savefig(raw, format="png")
-    Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
-    return packed.getvalue()
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _curves(ax, run: Run, labels: dict[str, str]) -> None:
@@ -190,7 +200,7 @@ def _accuracy(ax, theme: dict, run: Run) -> None:
 def _roc(ax, theme: dict, run: Run) -> None:
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    for (name, values), style in zip(rankings(run).items(), ("-", "--", ":"), strict=False):
+    for (name, values), style in zip(run.rankings.items(), ("-", "--", ":"), strict=False):
         false_positive, true_positive, _ = roc_curve(run.wrong, values)
         ax.plot(false_positive, true_positive, style, label=f"{name}, area {roc_auc_score(run.wrong, values):.3f}")
     ax.plot([0, 1], [0, 1], color=theme["muted"], linewidth=0.8)
@@ -201,7 +211,7 @@ def _roc(ax, theme: dict, run: Run) -> None:
 def _precision_recall(ax, theme: dict, run: Run) -> None:
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    for (name, values), style in zip(rankings(run).items(), ("-", "--", ":"), strict=False):
+    for (name, values), style in zip(run.rankings.items(), ("-", "--", ":"), strict=False):
         precision, recall, _ = precision_recall_curve(run.wrong, values)
         area = average_precision_score(run.wrong, values)
         ax.plot(recall, precision, style, label=f"{name}, area {area:.3f}")
@@ -255,7 +265,8 @@ def _confusion(ax, run: Run) -> None:
 def _transition(ax, run: Run, origin: np.ndarray, ylabel: str) -> None:
     from matplotlib.colors import Normalize
 
-    matrix = transition(origin, run.given, len(run.class_names))
+    counts = count_pairs(origin, run.given, len(run.class_names))
+    matrix = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     _heat_map(ax, run, np.where(matrix >= 0.005, matrix, np.nan), Normalize(0, 1), "{:.2f}")
     ax.set(xlabel="given label", ylabel=ylabel)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from sop_jax import plots
 from sop_jax.errors import UserError
-from sop_jax.report_html import data_uri, decimal, page, percent, table, themed_figure, tile, unknown
+from sop_jax.report_html import data_uri, decimal, figure_row, page, percent, table, tile, unknown
 from sop_jax.run_folder import Run, flatten, read_run
 
 THUMBNAIL = 72  # longest side in pixels of an embedded image, which keeps the page below 3 MB
@@ -30,10 +30,13 @@ ARTEFACTS = {
     "tensorboard": "the curves as TensorBoard events",
     "checkpoints": "the trained network, Orbax",
 }
-SNIPPET = """import pandas as pd
+USAGE = """<h2>Using the list</h2>
+<p><code>label_issues.csv</code> holds every training example, worst label first, in cleanlab's column names:
+look through the top by hand, drop the flagged rows or take the suggestion, then train again.</p>
+<pre><code>import pandas as pd
 rows = pd.read_csv("label_issues.csv", dtype={"id": str}, keep_default_na=False)
-clean = rows[~rows.is_label_issue]                                                      # drop the flagged rows, or
-rows["label"] = rows.predicted_label.where(rows.is_label_issue, rows.given_label)       # take the suggestions"""
+clean = rows[~rows.is_label_issue]  # drop the flagged rows, or take the suggestions:
+rows["label"] = rows.predicted_label.where(rows.is_label_issue, rows.given_label)</code></pre>"""
 
 
 def write_report(workdir: str | os.PathLike) -> Path:
@@ -46,11 +49,27 @@ def write_report(workdir: str | os.PathLike) -> Path:
         UserError: the folder or a file is missing or damaged, or nothing can be written there.
     """
     run = read_run(workdir)
-    sections = (_heading, _tiles, _curves, _detection, _scores, _confusion, _classes, _gallery, _usage, _configuration)
-    html = page(_title(run), "\n".join(section(run) for section in sections))
+    figures = plots.draw_figures(run)
+    shown = {
+        name: figure_row((panel.title, plots.png(panel.light), plots.png(panel.dark)) for panel in panels)
+        for name, panels in figures.items()
+    }
+    sections = (
+        _heading(run),
+        _tiles(run),
+        _curves(shown["curves"]),
+        _detection(run, shown.get("detection", "")),
+        _scores(run, shown["scores"]),
+        _confusion(run, shown["confusion"]),
+        _classes(run),
+        _gallery(run),
+        USAGE,
+        _configuration(run),
+    )
+    html = page(_title(run), "\n".join(sections))
     path = run.workdir / "report.html"
     try:
-        plots.write_plots(run, run.workdir / "plots")
+        plots.write_plots(run, figures, run.workdir / "plots")
         path.write_text(html, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
@@ -84,9 +103,8 @@ def _heading(run: Run) -> str:
 def _tiles(run: Run) -> str:
     value, rows = run.value, len(run.ids)
     undefined = NO_TRUTH if run.truth is None else "no contrast: every label is right, or every one wrong"
-    issue = {
-        part: decimal(value(f"label_issue_{part}"), undefined) for part in ("auroc", "auprc", "f1", "precision", "recall")
-    }
+    parts = ("auroc", "auprc", "f1", "precision", "recall")
+    issue = {part: decimal(value(f"label_issue_{part}"), undefined) for part in parts}
     best, best_epoch = percent(value("test_accuracy_best"), "not evaluated"), value("best_epoch")
     best += "" if best_epoch is None else f" at epoch {best_epoch:.0f}"
     at_best = percent(value("test_accuracy_at_best_validation"), "no validation split")
@@ -109,10 +127,10 @@ def _tiles(run: Run) -> str:
             percent(value("noise_rate_estimated"), "this method estimates none"),
             f"actual {percent(value('noise_rate_actual'), NO_TRUTH)}",
         ),
-        tile("Flagged labels", f"{run.flagged.sum():,}", f"{percent(run.flagged.mean(), '')} of {rows:,} training rows"),
+        tile("Flagged labels", f"{run.flagged.sum():,}", f"{percent(run.flagged.mean())} of {rows:,} training rows"),
         tile(
             "Label accuracy, before → after",
-            unknown(NO_TRUTH) if after is None else f"{percent(before, NO_TRUTH)} → {percent(after, NO_TRUTH)}",
+            unknown(NO_TRUTH) if after is None else f"{percent(before, NO_TRUTH, 1)} → {percent(after, '', 1)}",
             "after taking the suggestion in every flagged row",
         ),
         tile(
@@ -131,23 +149,14 @@ def _tiles(run: Run) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _figures(run: Run, name: str) -> str:
-    panels = plots.figures(run)[name]
-    images = (
-        themed_figure(panel.title, plots.render([panel], plots.LIGHT), plots.render([panel], plots.DARK))
-        for panel in panels
-    )
-    return f'<div class="figures">{"".join(images)}</div>'
-
-
-def _curves(run: Run) -> str:
+def _curves(figures: str) -> str:
     return f"""<h2>Training</h2>
 <p>Reading: a network that learns only the truth stays at the dotted line on the given labels; training accuracy on the
 given labels above that line, while test accuracy falls, is the network memorising the wrong labels.</p>
-{_figures(run, "curves")}"""
+{figures}"""
 
 
-def _detection(run: Run) -> str:
+def _detection(run: Run, figures: str) -> str:
     heading = "<h2>Finding the wrong labels</h2>"
     if run.wrong is None:
         return f"{heading}<p>{unknown(NO_TRUTH + ', so no ranking can be graded')}</p>"
@@ -158,7 +167,7 @@ def _detection(run: Run) -> str:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     rows = []
-    for name, ranking in plots.rankings(run).items():
+    for name, ranking in run.rankings.items():
         found = run.wrong[np.argsort(-ranking, kind="stable")[:wrong]].mean()
         numbers = (roc_auc_score(run.wrong, ranking), average_precision_score(run.wrong, ranking), found)
         rows.append([escape(name), *(f"{number:.3f}" for number in numbers), f"{1 - found:.3f}"])
@@ -170,23 +179,23 @@ def _detection(run: Run) -> str:
 {percent(right, "none was flagged", 1)} got the right suggestion.</p>
 {table(header, rows)}
 <p></p>
-{_figures(run, "detection")}"""
+{figures}"""
 
 
-def _scores(run: Run) -> str:
+def _scores(run: Run, figures: str) -> str:
     text = "The noise score is 1 − label_quality; rows at or beyond the threshold are flagged."
     if run.u_squared is None:
         text += f" u²: {unknown('this method has no u')}."
     else:
         text += (
             f" u² is SOP's own per-row noise variable: near 0 where the label is believed, 1 where it is cancelled."
-            f" {percent(float(np.mean(run.u_squared >= 1)), '')} of the rows have u² at or beyond its bound of 1;"
+            f" {percent(np.mean(run.u_squared >= 1))} of the rows have u² at or beyond its bound of 1;"
             f" any |u| or |v| at or beyond it: {percent(run.value('rows_at_bound'), 'not recorded')}."
         )
-    return f"<h2>Scores</h2><p>{text}</p>{_figures(run, 'scores')}"
+    return f"<h2>Scores</h2><p>{text}</p>{figures}"
 
 
-def _confusion(run: Run) -> str:
+def _confusion(run: Run, figures: str) -> str:
     counts = plots.count_pairs(run.given, run.corrected, len(run.class_names))
     np.fill_diagonal(counts, 0)
     largest = [np.unravel_index(i, counts.shape) for i in np.argsort(-counts, axis=None, kind="stable")[:10]]
@@ -194,10 +203,10 @@ def _confusion(run: Run) -> str:
     rows = [(names[g], names[s], f"{counts[g, s]:,}") for g, s in largest if counts[g, s]]
     frequent = table(("given", "suggested", "rows"), rows, text_columns=2) if rows else unknown("no row is flagged")
     return f"""<h2>Which classes are confused</h2>
-<p>Corrected label: the suggestion where flagged, the given label elsewhere; every row off the diagonal is a flagged one.
+<p>Corrected label: the suggestion where flagged, the given label elsewhere; every row off the diagonal is flagged.
 The transition is the share of given labels within each corrected{" (or true)" if run.truth is not None else ""} class;
 cells below 0.005 are blank.</p>
-{_figures(run, "confusion")}
+{figures}
 <h3>Most frequent corrections</h3>
 {frequent}"""
 
@@ -251,14 +260,6 @@ def _thumbnail(image: np.ndarray) -> bytes:
     packed = io.BytesIO()
     picture.save(packed, "PNG", optimize=True)
     return packed.getvalue()
-
-
-def _usage(run: Run) -> str:
-    del run
-    return f"""<h2>Using the list</h2>
-<p><code>label_issues.csv</code> holds every training example, worst label first, in cleanlab's column names:
-look through the top by hand, drop the flagged rows or take the suggestion, then train again.</p>
-<pre><code>{escape(SNIPPET)}</code></pre>"""
 
 
 def _configuration(run: Run) -> str:

@@ -18,7 +18,7 @@ h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 p { margin: .4rem 0 .8rem; max-width: 50rem; }
 .muted, small, figcaption { color: var(--muted); }
-.tiles { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr));
+.tiles { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr));
   margin: 1.4rem 0; }
 .tile, figure, .scroll, pre { background: var(--card); border: 1px solid var(--line); border-radius: .7rem; }
 .tile { padding: .8rem 1rem; }
@@ -74,7 +74,7 @@ def unknown(reason: str) -> str:
     return f'– <small class="why">({escape(reason)})</small>'
 
 
-def percent(value: float | None, reason: str, digits: int = 2) -> str:
+def percent(value: float | None, reason: str = "", digits: int = 2) -> str:
     """A fraction as a percentage."""
     return unknown(reason) if value is None else f"{100 * value:.{digits}f} %"
 
@@ -107,7 +107,11 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def themed_figure(alt: str, light: bytes, dark: bytes) -> str:
-    """A figure that follows the reader's light or dark preference."""
-    source = f'<source media="(prefers-color-scheme: dark)" srcset="{data_uri(dark)}">'
-    return f'<figure><picture>{source}<img src="{data_uri(light)}" alt="{escape(alt)}"></picture></figure>'
+def figure_row(panels: Iterable[tuple[str, bytes, bytes]]) -> str:
+    """Figures (title, PNG for light, PNG for dark pages) side by side where there is room."""
+    figures = (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{data_uri(dark)}">'
+        f'<img src="{data_uri(light)}" alt="{escape(title)}"></picture></figure>'
+        for title, light, dark in panels
+    )
+    return f'<div class="figures">{"".join(figures)}</div>'

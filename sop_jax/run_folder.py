@@ -47,6 +47,12 @@ class Run:
         """int32 [n]: the suggestion where flagged, the given label elsewhere."""
         return np.where(self.flagged, self.suggested, self.given)
 
+    @property
+    def rankings(self) -> dict[str, np.ndarray]:
+        """The noise score and its two sources alone, float64 [n] each, the larger the likelier a wrong label."""
+        found = {"score": self.score, "margin alone": -self.margin}
+        return found if self.u_squared is None else found | {"u² alone": self.u_squared}
+
     def value(self, key: str) -> float | None:
         """Returns a number of summary.json, or None where it is unknown."""
         return number(self.summary, key, self.workdir / "summary.json")

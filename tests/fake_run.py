@@ -35,7 +35,9 @@ def write_summary(workdir, config=None, **summary):
     (workdir / "summary.json").write_text(json.dumps(named | summary))
 
 
-def write_run(workdir, rows=300, num_classes=10, channels=1, size=8, known=True, sop=True, epochs=12, seed=0, names=None):
+def write_run(
+    workdir, rows=300, num_classes=10, channels=1, size=8, known=True, sop=True, epochs=12, seed=0, names=None
+):
     """Writes a whole run folder: 40 % wrong labels, a score that finds nearly all of them.
 
     Returns:

@@ -1,0 +1,109 @@
+"""The files a finished run leaves beside its metrics: labels, issues, predictions, gallery, summary (design, 5)."""
+
+import pathlib
+
+import numpy as np
+
+from sop_jax import evaluate, label_issues
+from sop_jax import mesh as meshes
+from sop_jax import workdir as folder
+from sop_jax.data.dataset import Dataset
+from sop_jax.experiment import Experiment
+from sop_jax.label_issues import LabelIssues
+from sop_jax.loop import Outcome
+from sop_jax.step import TrainState
+
+GALLERY_SIZE = 100
+
+
+def _save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes an .npz whole or not at all, without pickles."""
+    temporary = path.with_name(path.name + ".tmp.npz")
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
+    temporary.replace(path)
+
+
+def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None) -> None:
+    """labels.npz: the given labels of all N rows, in row order, with their hash."""
+    arrays = {"id": data.train.ids, "given_label": data.train.labels.astype(np.int32),
+              "sha256": np.array(data.noise.sha256), "train_rows": data.train_rows,
+              "validation_rows": data.validation_rows}
+    if truth is not None:
+        arrays["true_label"] = truth.astype(np.int32)
+    _save_arrays(workdir / "labels.npz", **arrays)
+
+
+def read_rows(experiment: Experiment, state: TrainState) -> tuple[dict, dict]:
+    """(tracker rows, method rows) of the training rows, on the host."""
+    rows = experiment.dataset.train_rows
+    tracker, table = meshes.fetch((state.tracker, state.table))
+    return {k: v[rows] for k, v in tracker.items()}, {k: v[rows] for k, v in table.items()}
+
+
+def read_issues(experiment: Experiment, state: TrainState) -> LabelIssues:
+    """The verdict on every training row, from the state alone."""
+    tracker, table = read_rows(experiment, state)
+    given = experiment.dataset.train.labels[experiment.dataset.train_rows]
+    noise = np.asarray(experiment.method.noise_estimate(table, given, experiment.num_classes))
+    return label_issues.find(given, tracker["margin"][:, 0], tracker["probs"], noise)
+
+
+def write_results(
+    workdir: pathlib.Path, experiment: Experiment, outcome: Outcome, test_probs: np.ndarray,
+    truth: np.ndarray | None, wall_seconds: float,
+) -> None:
+    """Writes label_issues.csv, predictions.npz, gallery.npz and, last, summary.json, which marks the run finished."""
+    data, rows = experiment.dataset, experiment.dataset.train_rows
+    tracker, table = read_rows(experiment, outcome.state)
+    issues = read_issues(experiment, outcome.state)
+    given, ids = data.train.labels[rows], data.train.ids[rows]
+    known = None if truth is None else truth[rows]
+    label_issues.write_csv(workdir / "label_issues.csv", ids, given, issues, data.class_names, known)
+
+    worst = label_issues.worst_first(issues)[:GALLERY_SIZE]
+    _save_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
+    diagnostics = {"train_given_label": given, "train_margin": tracker["margin"][:, 0],
+                   "noise_score": 1 - issues.quality}
+    if "u" in table:
+        diagnostics["u_squared"] = table["u"][:, 0] ** 2
+    _save_arrays(workdir / "predictions.npz", test_id=data.test.ids, test_pred_probs=test_probs, train_id=ids,
+                 train_pred_probs=tracker["probs"], **diagnostics)
+    summary = _summary(experiment, outcome, test_probs, wall_seconds)
+    summary |= label_issues.summarise(given, issues, tracker["margin"][:, 0], known)
+    summary["rows_at_bound"] = _share_at_bound(table)
+    folder.write_json(workdir / "summary.json", summary)
+
+
+def _summary(experiment: Experiment, outcome: Outcome, test_probs: np.ndarray, wall_seconds: float) -> dict:
+    config, data, history = experiment.config, experiment.dataset, outcome.history
+    tested = [row for row in history if row["test_accuracy"] is not None]
+    best = max(tested, key=lambda row: row["test_accuracy"])
+    validated = [row for row in tested if row["validation_accuracy"] is not None]
+    chosen = max(validated, key=lambda row: row["validation_accuracy"]) if validated else None
+    labels, speeds = data.test.labels, [row["images_per_second"] for row in history]
+    return {
+        "method": config.method.name,
+        "dataset": data.name,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "class_names": list(data.class_names),
+        "noise_kind": data.noise.kind,
+        "test_accuracy_last": history[-1]["test_accuracy"],
+        "test_accuracy_best": best["test_accuracy"],
+        "best_epoch": best["epoch"],
+        "validation_accuracy": chosen and chosen["validation_accuracy"],
+        "test_accuracy_at_best_validation": chosen and chosen["test_accuracy"],
+        "test_top5_last": evaluate.accuracy(test_probs, labels, top=5) if experiment.num_classes > 5 else None,
+        "test_accuracy_per_class": evaluate.accuracy_per_class(test_probs, labels),
+        "images_per_second": float(np.median(speeds)),
+        "step_seconds_median": float(np.median(outcome.step_seconds)) if outcome.step_seconds else None,
+        "compile_seconds": outcome.compile_seconds,
+        "wall_seconds": wall_seconds,
+    }
+
+
+def _share_at_bound(table: dict) -> float | None:
+    """Share of rows with an |u| or |v| at or beyond 1; None for a method without u and v."""
+    if "u" not in table:
+        return None
+    return float(np.mean(np.any(np.abs(np.concatenate([table["u"], table["v"]], axis=1)) >= 1, axis=1)))
