@@ -113,6 +113,7 @@ def train(
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState], dict],
     labels_sha256: str,
+    say: Callable[[str], None] = tqdm.write,
 ) -> Outcome:
     """Trains from the newest good checkpoint, or from the start, to config.epochs.
 
@@ -121,6 +122,7 @@ def train(
       evaluate: state -> metrics of an evaluated epoch, merged into its line of metrics.jsonl; its keys stand there as
         null in epochs that are not evaluated.
       labels_sha256: hash of the given labels; a checkpoint of other labels is refused.
+      say: takes the line of text that each epoch is reported by.
     """
     config, per_epoch = experiment.config, experiment.steps_per_epoch
     restored = checkpoints.restore(experiment.abstract)
@@ -131,10 +133,10 @@ def train(
     step = int(state.step)
     history = folder.read_metrics(workdir, step // per_epoch)
     if len(history) < step // per_epoch:
-        raise UserError(f"{workdir}/metrics.jsonl holds {len(history)} epochs, the checkpoint is at {step // per_epoch}; "
-                        "restore the file or name another --workdir")
+        raise UserError(f"{workdir}/metrics.jsonl holds {len(history)} epochs but the checkpoint is at epoch "
+                        f"{step // per_epoch}; restore the file or name another --workdir")
     if restored:
-        print(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}", flush=True)
+        say(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
 
     events = tensorboard.Events(workdir, history)
     runner = Runner(experiment)
@@ -178,7 +180,7 @@ def train(
             history.append(row)
             folder.append_metrics(workdir, row)
             events.add(row)
-            tqdm.write(_describe(row, config.epochs))
+            say(_describe(row, config.epochs))
             losses.pause()
             if best or terminated() or (epoch + 1) % config.checkpoint_every == 0 or epoch + 1 == config.epochs:
                 save(best)

@@ -59,7 +59,7 @@ def png(image: Any) -> bytes:
     from PIL import Image
 
     packed = io.BytesIO()
-    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(packed, "PNG")
+    image.quantize(256, dither=Image.Dither.NONE).save(packed, "PNG")
     return packed.getvalue()
 
 

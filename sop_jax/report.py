@@ -103,8 +103,7 @@ def _heading(run: Run) -> str:
 def _tiles(run: Run) -> str:
     value, rows = run.value, len(run.ids)
     undefined = NO_TRUTH if run.truth is None else "no contrast: every label is right, or every one wrong"
-    parts = ("auroc", "auprc", "f1", "precision", "recall")
-    issue = {part: decimal(value(f"label_issue_{part}"), undefined) for part in parts}
+    issue = {part: decimal(value(f"label_issue_{part}"), "") for part in ("auprc", "f1", "precision", "recall")}
     best, best_epoch = percent(value("test_accuracy_best"), "not evaluated"), value("best_epoch")
     best += "" if best_epoch is None else f" at epoch {best_epoch:.0f}"
     at_best = percent(value("test_accuracy_at_best_validation"), "no validation split")
@@ -135,10 +134,10 @@ def _tiles(run: Run) -> str:
         ),
         tile(
             "Label-issue AUROC",
-            issue["auroc"],
+            decimal(value("label_issue_auroc"), undefined),
             f"AUPRC {issue['auprc']} · F1 {issue['f1']}",
             f"precision {issue['precision']} · recall {issue['recall']}",
-            f"AUROC of the margin alone {decimal(value('margin_auroc'), undefined)}",
+            f"AUROC of the margin alone {decimal(value('margin_auroc'), '')}",
         ),
         tile(
             "Throughput",
@@ -151,8 +150,8 @@ def _tiles(run: Run) -> str:
 
 def _curves(figures: str) -> str:
     return f"""<h2>Training</h2>
-<p>Reading: a network that learns only the truth stays at the dotted line on the given labels; training accuracy on the
-given labels above that line, while test accuracy falls, is the network memorising the wrong labels.</p>
+<p>Reading: on the given labels, a network that learns only the truth stays at 1 − noise rate (dotted, where the rate is
+known); training accuracy above that, while test accuracy falls, is the network memorising the wrong labels.</p>
 {figures}"""
 
 

@@ -23,7 +23,8 @@ p { margin: .4rem 0 .8rem; max-width: 50rem; }
 .tile, figure, .scroll, pre { background: var(--card); border: 1px solid var(--line); border-radius: .7rem; }
 .tile { padding: .8rem 1rem; }
 .tile b { display: block; font-size: 1.65rem; font-weight: 650; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.tile small { display: block; font-size: .82rem; }
+.tile > small { display: block; font-size: .82rem; }
+.tile b small { font-size: .9rem; font-weight: 400; }
 .figures { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 figure { margin: 0; padding: .7rem; }
 figure img { display: block; width: 100%; max-width: 34rem; height: auto; margin: 0 auto; }
@@ -70,8 +71,8 @@ def page(title: str, body: str) -> str:
 
 
 def unknown(reason: str) -> str:
-    """An en dash with the reason why there is no value."""
-    return f'– <small class="why">({escape(reason)})</small>'
+    """An en dash with the reason why there is no value; "" where the reason already stands beside it."""
+    return f"– <small>({escape(reason)})</small>" if reason else "–"
 
 
 def percent(value: float | None, reason: str = "", digits: int = 2) -> str:

@@ -85,7 +85,6 @@ def _strong(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
 
 def _crop_flip(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
     """Pads with black (before normalising, as torchvision does), crops at a random offset to the old size and flips."""
-    height, width = images.shape[1:3]
     padding = augment.crop_padding
 
     def one(key, image):
@@ -95,12 +94,11 @@ def _crop_flip(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Arra
         image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
         return jnp.where(draws[2] < 0.5, image[:, ::-1], image) if augment.flip else image
 
-    chex.assert_shape(images, (None, height, width, None))
     return jax.vmap(one)(keys, images)
 
 
 def _cutout(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:
-    """Zeroes pixels [y - side//2, y + side//2) x [x - side//2, x + side//2) about a random centre, clipped at the border."""
+    """Zeroes a square about a random pixel: [y - side//2, y + side//2) and x likewise, cut off at the border."""
     height, width = images.shape[1:3]
     size, half = jnp.array([height, width]), side // 2
 

@@ -55,7 +55,7 @@ def load(config) -> tuple[Dataset, np.ndarray | None]:
     true = raw.true_labels if config.noise.kind == "none" else clean
     label_set = _human_labels(raw, clean, config)  # before the limit: a file of labels covers the whole set
 
-    limit = config.data.train_limit or len(clean)
+    limit = len(clean) if config.data.train_limit is None else config.data.train_limit
     if not 0 < limit <= len(clean):
         raise UserError(f"data.train_limit={limit}: {raw.name} has {len(clean)} training rows")
     images = _downsampled(raw.train.images[:limit], config.data.downsample)

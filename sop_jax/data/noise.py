@@ -46,12 +46,11 @@ def _superclass_cyclic() -> dict[int, int]:
     return flips
 
 
-_DIGIT_FLIPS = {2: 7, 3: 8, 5: 6, 6: 5}
+_MNIST_FLIPS = {2: 7, 3: 8, 5: 6, 6: 5}
 # name -> (K, {source class: target class}); sources flip with probability `rate`, other classes stay clean
 FLIPS = {
     "cifar10": (10, {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}),
-    "mnist": (10, _DIGIT_FLIPS),
-    "digits": (10, _DIGIT_FLIPS),
+    "mnist": (10, _MNIST_FLIPS),
     "fashion_mnist": (10, {0: 6, 2: 4, 5: 7, 7: 5}),
     "cifar100": (100, _block_cyclic()),
     "block_cyclic": (100, _block_cyclic()),

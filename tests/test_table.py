@@ -1,0 +1,53 @@
+"""The table: padding, gather, scatter, and the rows that must not be touched."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sop_jax import mesh as meshes
+from sop_jax import table
+
+
+def test_padded_size_does_not_depend_on_devices():
+    assert [table.padded(n) for n in (1, 256, 257, 50_000)] == [256, 256, 512, 50_176]
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), batch=st.integers(1, 20), real=st.integers(0, 20))
+def test_scatter_writes_the_real_rows_and_no_other(seed, batch, real):
+    real = min(real, batch)
+    rng = np.random.default_rng(seed)
+    rows = {"u": rng.normal(size=(300, 1)).astype(np.float32), "n": rng.integers(0, 9, (300, 4)).astype(np.int32)}
+    stored = table.create(rows)
+    size = table.padded(300)
+    index = np.full(batch, size, np.int32)
+    index[:real] = rng.permutation(300)[:real]
+    new = jax.tree.map(lambda x: x + 1, table.gather(stored, jnp.asarray(index)))
+    after = table.scatter(stored, jnp.asarray(index), new)
+    for name, leaf in rows.items():
+        expected = np.zeros((size, leaf.shape[1]), leaf.dtype)
+        expected[:300] = leaf
+        expected[index[:real]] += 1
+        np.testing.assert_array_equal(after[name], expected)
+        assert after[name].dtype == leaf.dtype
+
+
+def test_padded_entries_read_zeros():
+    stored = table.create({"u": np.ones((256, 2), np.float32)})
+    got = table.gather(stored, jnp.array([3, 256]))["u"]
+    np.testing.assert_array_equal(got, [[1, 1], [0, 0]])
+
+
+def test_sharded_equals_single_device():
+    mesh = meshes.make_mesh()
+    rows = np.random.default_rng(0).normal(size=(512, 3)).astype(np.float32)
+    index = np.array([0, 100, 511, 512, 7, 8, 9, 300], np.int32)
+    sharded = {"v": meshes.put(rows, meshes.rows(mesh))}
+    place = meshes.put(index, meshes.rows(mesh))
+    got = jax.jit(table.gather)(sharded, place)
+    np.testing.assert_array_equal(got["v"], table.gather({"v": jnp.asarray(rows)}, index)["v"])
+    after = jax.jit(table.scatter)(sharded, place, {"v": got["v"] * 2})["v"]
+    np.testing.assert_array_equal(after, table.scatter({"v": jnp.asarray(rows)}, index, {"v": got["v"] * 2})["v"])
+    assert {s.data.shape for s in after.addressable_shards} == {(64, 3)}
