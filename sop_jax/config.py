@@ -6,6 +6,7 @@ None until set, because a plain None could not be overridden from the command li
 """
 
 import difflib
+import math
 
 from ml_collections import ConfigDict, config_dict
 
@@ -13,6 +14,7 @@ from sop_jax.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "step", "cosine")
+SOP_VARIANTS = ("paper", "official")
 NOISE_KINDS = (
     "none",  # the set's labels as they are
     "symmetric",  # inclusive: redraw over all K classes, the true one too (published SOP, ELR, DivideMix)
@@ -95,8 +97,8 @@ def default() -> ConfigDict:
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """'; did you mean "x"?' where a known name is near, else ''."""
-    near = difflib.get_close_matches(name, known, n=1)
+    """'; did you mean "x"?' where a known name is near (or is `name` within its group), else ''."""
+    near = [k for k in known if k.endswith(f".{name}")] or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -108,62 +110,103 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
+def group_of(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
+    """The part of the config that holds a field, and its name there: 'noise.rate' -> (config.noise, 'rate')."""
+    *groups, name = field.split(".")
+    for group in groups:
+        config = config[group]
+    return config, name
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises UserError unless the config has the fields of `default()` and no others."""
+    names, wanted = field_names(config), field_names(default())
+    for name in names:
+        if name not in wanted:
+            raise UserError(f"config.{name} is unknown{suggestion(name, wanted)}; see sop_jax/config.py")
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"config.{name} is missing; a config file starts from sop_jax.config.default()")
+
+
 def _require(ok: bool, field: str, value: object, wanted: str) -> None:
     if not ok:
         raise UserError(f"config.{field}={value!r} is not allowed: {wanted}")
 
 
+def _at_least(config: ConfigDict, lowest: float, *fields: str) -> None:
+    """Each field is finite and at least `lowest`, or is an optional one that is not set."""
+    for field in fields:
+        group, name = group_of(config, field)
+        ok = group[name] is None or (group[name] >= lowest and math.isfinite(group[name]))
+        _require(ok, field, group[name], f"it must be a finite number of at least {lowest}")
+
+
 def _one_of(config: ConfigDict, field: str, choices: tuple[str, ...]) -> None:
-    value = config[field.split(".")[0]][field.split(".")[1]] if "." in field else config[field]
-    if value not in choices:
-        raise UserError(f"config.{field}={value!r} is unknown{suggestion(str(value), list(choices))}; "
+    group, name = group_of(config, field)
+    if group[name] not in choices:
+        raise UserError(f"config.{field}={group[name]!r} is unknown{suggestion(str(group[name]), list(choices))}; "
                         f"choose from {', '.join(choices)}")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError naming the first field that cannot be right, by itself or together with another."""
-    for field in ("epochs", "batch_size", "eval_every", "checkpoint_every"):
-        _require(config[field] >= 1, field, config[field], "it must be at least 1")
-    _require(config.seed >= 0, "seed", config.seed, "it must be 0 or more")
-    _require(config.steps_per_dispatch >= 0, "steps_per_dispatch", config.steps_per_dispatch,
-             "it must be 0 (choose for me) or more")
+    """Raises UserError naming the first field that cannot be right, by itself or together with another.
+
+    What needs the data or the devices is checked where those are known.
+    """
+    check_fields(config)
+    _at_least(config, 0, "seed", "noise.seed", "steps_per_dispatch", "augment.crop_padding", "augment.cutout",
+              "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
+              "method.balance_weight", "method.init_std", "optimizer.learning_rate", "optimizer.momentum",
+              "optimizer.weight_decay", "optimizer.drop_factor", "optimizer.final_learning_rate")
+    _at_least(config, 1, "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample", "model.width")
+    _at_least(config, 2, "data.num_classes", "data.train_limit")
     _one_of(config, "dtype", DTYPES)
     _one_of(config, "noise.kind", NOISE_KINDS)
+    _one_of(config, "method.variant", SOP_VARIANTS)
     _one_of(config, "optimizer.schedule", SCHEDULES)
     _one_of(config, "augment.strong", ("autoaugment", "weak"))
 
-    data, noise, method, optimizer = config.data, config.noise, config.method, config.optimizer
+    data, noise, optimizer = config.data, config.noise, config.optimizer
+    _require(config.seed < 2**32, "seed", config.seed, "it must be below 2**32")
     _require(0 <= noise.rate <= 1, "noise.rate", noise.rate, "a rate lies in [0, 1] (0.4 for 40 %)")
     _require(noise.kind not in ("none", "human") or noise.rate == 0, "noise.rate", noise.rate,
              f"noise.kind={noise.kind!r} has no rate; set noise.kind=symmetric or another kind, or leave the rate at 0")
     _require(0 <= data.validation_fraction < 1, "data.validation_fraction", data.validation_fraction,
              "it must lie in [0, 1)")
-    _require(data.downsample >= 1, "data.downsample", data.downsample, "it must be 1 (none) or a larger integer")
-    for name in ("num_classes", "train_limit"):
-        _require(data[name] is None or data[name] >= 2, f"data.{name}", data[name], "it must be at least 2")
     _require(data.name != "npz" or data.path is not None, "data.path", data.path,
              "data.name='npz' needs the file: --config.data.path=FILE.npz")
-    for name in ("crop_padding", "cutout"):
-        _require(config.augment[name] >= 0, f"augment.{name}", config.augment[name], "it must be 0 or more")
-    _require(config.model.width >= 1, "model.width", config.model.width, "it must be at least 1")
+    drops = optimizer.drop_epochs
+    _require(all(type(drop) is int and drop > 0 for drop in drops) and list(drops) == sorted(set(drops)),
+             "optimizer.drop_epochs", drops, "it must be rising whole numbers of at least 1, such as (40,80)")
+    processes = config.distributed
+    given = [processes[name] is not None for name in ("coordinator", "num_processes", "process_id")]
+    _require(all(given) or not any(given), "distributed", processes.to_dict(),
+             "set coordinator (host:port), num_processes and process_id, or none of them")
+    _require(not all(given) or 0 <= processes.process_id < processes.num_processes, "distributed.process_id",
+             processes.process_id, "it must lie in [0, num_processes)")
 
-    for name in ("learning_rate", "weight_decay", "momentum", "final_learning_rate"):
-        _require(optimizer[name] >= 0, f"optimizer.{name}", optimizer[name], "it must be 0 or more")
-    for name in ("learning_rate_u", "learning_rate_v"):
-        _require(method[name] is None or method[name] >= 0, f"method.{name}", method[name], "it must be 0 or more")
-    for name in ("mse_weight", "consistency_weight", "balance_weight", "init_std"):
-        _require(method[name] >= 0, f"method.{name}", method[name], "it must be 0 or more")
 
+def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> list[str]:
+    """Fields in which `config` departs from a run's saved config, but for those that may differ on resume.
 
-def changed_fields(saved: dict, config: ConfigDict) -> list[str]:
-    """Fields, but for those that may differ on resume, in which `config` departs from a run's saved config.
+    These may: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, a `dtype` left to the
+    device, and a larger `epochs` unless the schedule is a cosine, whose earlier rates depend on the length.
 
-    Allowed to differ: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, and a larger
-    `epochs` unless the schedule is a cosine, whose earlier rates depend on the length.
+    Args:
+      saved: contents of config.json.
+      config: the resolved config. requested: the same before its open fields were filled in.
     """
     may_differ = {"data.dir", "eval_every", "checkpoint_every", "compilation_cache", "steps_per_dispatch"}
-    if config.optimizer.schedule != "cosine" and config.epochs >= saved.get("epochs", config.epochs):
+    reasons = {}
+    if config.optimizer.schedule == "cosine":
+        reasons["epochs"] = ": a cosine schedule's earlier rates depend on the length"
+    elif config.epochs >= saved.get("epochs", config.epochs):
         may_differ.add("epochs")
+    else:
+        reasons["epochs"] = ": a run can be made longer, not shorter"
+    if requested.dtype == "auto":
+        may_differ.add("dtype")
 
     def flat(tree, prefix=""):
         for name, value in tree.items():
@@ -173,5 +216,5 @@ def changed_fields(saved: dict, config: ConfigDict) -> list[str]:
                 yield prefix + name, list(value) if isinstance(value, tuple) else value
 
     old, new = dict(flat(saved)), dict(flat(config.to_dict()))
-    return [f"{name} (was {old.get(name)!r}, now {new.get(name)!r})" for name in {**old, **new}
+    return [f"{name} (was {old.get(name)!r}, now {new.get(name)!r}{reasons.get(name, '')})" for name in {**old, **new}
             if old.get(name) != new.get(name) and name not in may_differ and not name.startswith("distributed.")]

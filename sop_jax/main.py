@@ -1,44 +1,124 @@
-"""Command line: python -m sop_jax.main --config=FILE --workdir=DIR [--config.field=value ...] [--dry_run]."""
+"""Command line: python -m sop_jax.main --config=FILE --workdir=DIR [--config.field=value ...] [--dry_run].
+
+Every mistake of the user ends in one line on standard error, `error: ...`, and exit status 2; Ctrl-C in 130.
+"""
 
 import importlib
+import inspect
 import logging
 import os
 import pathlib
+import pkgutil
+import re
+import runpy
 import sys
+import traceback
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sop_jax import config as configs
+from sop_jax import tasks
 from sop_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, see configs/.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made if absent, resumed if it holds this run.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved config, shapes and memory; train nothing.")
+EXAMPLE = "python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop"
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list such as (40,80)", str: "text"}
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, pathlib.Path]:
-    """Reads flags and the config file; every mistake in them becomes a UserError."""
+class Command(NamedTuple):
+    """A command line that has been read and checked."""
+
+    config: ConfigDict  # locked
+    workdir: pathlib.Path | None  # None only for a dry run
+    dry_run: bool
+
+
+def help_text() -> str:
+    """What `--help` prints: the flags, and every field of the config with its default and its comment."""
+    fields = [line.strip() for line in inspect.getsource(configs.default).splitlines()]
+    return "\n".join([
+        f"usage: {EXAMPLE} [--config.field=value ...] [--dry_run]",
+        "  --config=FILE         config file, see configs/",
+        "  --workdir=DIR         folder of the run: made if absent, resumed if it holds this run",
+        "  --dry_run             print the resolved config, shapes and memory; write nothing (needs no --workdir)",
+        "  --config.field=value  override one field of the config, for example --config.noise.rate=0.4",
+        "fields, their defaults and meanings:",
+        *(f"  --{line}" for line in fields if line.startswith("config.") and "ConfigDict()" not in line),
+    ])
+
+
+def parse(argv: list[str]) -> Command:
+    """Reads the command line, program name first, and the config file; every mistake becomes a UserError."""
+    own = flags.FlagValues()
+    config_file = flags.DEFINE_string("config", None, "", flag_values=own)
+    workdir = flags.DEFINE_string("workdir", None, "", flag_values=own)
+    dry_run = flags.DEFINE_bool("dry_run", False, "", flag_values=own)
+    own.set_gnu_getopt(True)
     try:
-        rest = flags.FLAGS(argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise UserError(f"unknown flag --{error.flagname}{_did_you_mean(error.flagname)}") from None
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        overrides = own(argv, known_only=True)
+    except flags.Error as error:
         raise UserError(error) from None
+    if not config_file.value:
+        raise UserError(f"--config=FILE is missing; for example {EXAMPLE}")
+    if not workdir.value and not dry_run.value:
+        raise UserError(f"--workdir=DIR is missing; for example {EXAMPLE}")
+    config = load_file(config_file.value)
+    configs.check_fields(config)
+    config = _override(config, overrides)
+    configs.check(config)
+    known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+    if config.task not in known:
+        raise UserError(f"config.task={config.task!r} is unknown{configs.suggestion(config.task, known)}; choose from "
+                        f"{', '.join(known)}")
+    return Command(config, pathlib.Path(workdir.value) if workdir.value else None, dry_run.value)
+
+
+def load_file(path: str) -> ConfigDict:
+    """Runs the config file's `get_config`; a UserError names the file and the line of what is wrong in it."""
+    if not os.path.isfile(path):
+        beside = [str(file) for file in pathlib.Path(path).parent.glob("*.py")]
+        raise UserError(f"--config={path}: no such file{configs.suggestion(path, beside)}")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as error:  # a config file is a program: it can raise anything
+        if isinstance(error, KeyError) and error.args == ("get_config",):
+            raise UserError(f"--config={path}: has no function get_config(); see configs/digits_sop.py") from None
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        message = error.args[0] if isinstance(error, KeyError | SyntaxError) and error.args else error
+        raise UserError(f"--config={path}{f', line {line}' if line else ''}: {type(error).__name__}: {message}") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}; it must return the ConfigDict "
+                        "that sop_jax.config.default() made")
+    return config
+
+
+def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
+    """Applies the `--config.field=value` of a command line that has nothing else left in it; locks the config."""
+    known = configs.field_names(config)
+    for name in (match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))):
+        if name not in known:
+            raise UserError(f"unknown config field --config.{name}{configs.suggestion(name, known)}; --help lists them")
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
+    try:
+        rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        flag = error.flagname
+        raise UserError(f"unknown flag --{flag}{configs.suggestion(flag, ['config', 'workdir', 'dry_run', *known])}; "
+                        "--help lists the flags") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+        if match is None:
+            raise UserError(error) from None
+        group, name = configs.group_of(config, match[1])
+        raise UserError(f"config.{match[1]}={match[2]!r} has the wrong type: it must be {TYPES[group.get_type(name)]}"
+                        ) from None
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; fields are set as --config.field=value")
-    if CONFIG.value is None or WORKDIR.value is None:
-        missing = "--config=configs/digits_sop.py" if CONFIG.value is None else "--workdir=runs/NAME"
-        raise UserError(f"a flag is missing, for example {missing}; see --help")
-    config = CONFIG.value
-    configs.check(config)
-    return config, pathlib.Path(WORKDIR.value)
-
-
-def _did_you_mean(flag: str) -> str:
-    if not flag.startswith("config."):
-        return configs.suggestion(flag, ["config", "workdir", "dry_run"])
-    return configs.suggestion(flag.removeprefix("config."), configs.field_names(configs.default()))
+    return config
 
 
 def prepare_backend(config: ConfigDict) -> None:
@@ -53,21 +133,44 @@ def prepare_backend(config: ConfigDict) -> None:
         cache = config.compilation_cache or pathlib.Path("~/.cache/sop_jax/xla").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
     d = config.distributed
-    mesh.initialize_processes(d.coordinator, d.num_processes, d.process_id)
+    try:
+        mesh.initialize_processes(d.coordinator, d.num_processes, d.process_id)
+        jax.devices()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"JAX cannot start its devices or processes (JAX_PLATFORMS, config.distributed): {error}") from error
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the task of the config; returns the exit status, 0 or 2 after one line on standard error."""
+    """Runs the task of the config.
+
+    Args:
+      argv: the command line, program name first; default sys.argv.
+
+    Returns:
+      The exit status: 0, 2 after a mistake of the user or a failing file system, 130 after Ctrl-C.
+    """
+    argv = sys.argv if argv is None else argv
+    if {"--help", "-help", "-h"} & set(argv):
+        print(help_text())
+        return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        config, workdir = parse(sys.argv if argv is None else argv)
-        prepare_backend(config)
-        task = importlib.import_module(f"sop_jax.tasks.{config.task}")
-        task.run(config, workdir, DRY_RUN.value)
+        command = parse(argv)
+        prepare_backend(command.config)
+        task = importlib.import_module(f"sop_jax.tasks.{command.config.task}")
+        task.run(*command)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return _fail(str(error), 2)
+    except OSError as error:  # a full disk, a folder that went away
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the last checkpoint", 130)
     return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,0 +1,336 @@
+"""SOP as a scikit-learn classifier, for an array of images with doubtful labels: `from sop_jax import SOPClassifier`.
+
+It builds a config and a data set and hands them to the same experiment and the same loop as the command line.
+"""
+
+import functools
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from sop_jax import checkpoint, evaluate, loop, models, outputs
+from sop_jax import config as configs
+from sop_jax import experiment as experiments
+from sop_jax import mesh as meshes
+from sop_jax.data import dataset as datasets
+from sop_jax.data import noise
+from sop_jax.data.sources import Split
+from sop_jax.errors import UserError
+from sop_jax.label_issues import worst_first
+from sop_jax.step import TrainState
+
+_FIELDS = {  # parameter -> field of the config that it sets
+    "method": "method.name",
+    "variant": "method.variant",
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "learning_rate": "optimizer.learning_rate",
+    "learning_rate_u": "method.learning_rate_u",
+    "learning_rate_v": "method.learning_rate_v",
+    "model": "model.name",
+    "width": "model.width",
+    "crop_padding": "augment.crop_padding",
+    "flip": "augment.flip",
+    "seed": "seed",
+}
+_PREDICT_BATCH = 512
+
+
+class SOPClassifier(ClassifierMixin, BaseEstimator):
+    """Trains an image classifier on labels some of which are wrong, and says which (SOP, Liu et al., ICML 2022).
+
+        classifier = SOPClassifier(epochs=60).fit(images, labels)
+        pandas.DataFrame(classifier.label_issues()).head(20)
+
+    Every parameter sets the field of `sop_jax/config.py` that is commented there, and has its default. The same seed
+    gives the same predictions (on a GPU up to rounding).
+
+    Args:
+      method, variant: 'sop' or 'ce' and the like (`sop_jax.methods`); 'paper' or 'official'.
+      epochs, batch_size: a batch must split evenly over the devices and be no larger than the data.
+      learning_rate: of the network. learning_rate_u, learning_rate_v: of SOP's rows, at a batch of 128; None: the
+        published ones.
+      model, width: network, and the first stage's channels of 'small_resnet'.
+      crop_padding, flip: augmentation; switch flip off where a mirrored image means something else (digits, text).
+      seed: initialisation, order of the examples, augmentation.
+      verbose: whether each epoch prints a line.
+
+    Attributes (after `fit`):
+      classes_: [K], the distinct labels, sorted where they can be.
+      noise_rate_: estimated share of wrong labels.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str = "sop",
+        variant: str = "paper",
+        epochs: int = 60,
+        batch_size: int = 128,
+        learning_rate: float = 0.02,
+        learning_rate_u: float | None = None,
+        learning_rate_v: float | None = None,
+        model: str = "small_resnet",
+        width: int = 16,
+        crop_padding: int = 4,
+        flip: bool = True,
+        seed: int = 0,
+        verbose: bool = False,
+    ):
+        self.method = method
+        self.variant = variant
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_u = learning_rate_u
+        self.learning_rate_v = learning_rate_v
+        self.model = model
+        self.width = width
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.seed = seed
+        self.verbose = verbose
+
+    def fit(self, images, labels) -> "SOPClassifier":
+        """Trains from scratch.
+
+        Args:
+          images: [N, H, W] or [N, H, W, C], uint8, or floats in [0, 1], which are rounded to 256 levels.
+          labels: [N], of any hashable kind.
+
+        Returns:
+          Itself.
+
+        Raises:
+          UserError: images or labels that cannot be trained on, or a parameter that cannot be.
+        """
+        images, labels = _as_images(images), _as_labels(labels)
+        if len(images) != len(labels):
+            raise UserError(f"images has {len(images)} rows but labels has {len(labels)}; there must be one label each")
+        classes = _classes(labels)
+        given = _codes(labels, classes)
+        config = self._config(images.shape[1:])
+        if config.batch_size > len(images):
+            raise UserError(f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size")
+        say = loop.tqdm.write if self.verbose else _silent
+        config, notes = experiments.resolve(config, len(classes))
+        for note in notes:
+            say(note)
+        experiment = experiments.build(config, _dataset(images, given, classes), meshes.make_mesh())
+        state = _train(experiment, say)
+
+        self.classes_ = classes
+        self._given = given
+        self._issues = outputs.read_issues(experiment, state)
+        self.noise_rate_ = float(self._issues.is_issue.mean())
+        self._image_shape = images.shape[1:]
+        self._statistics = experiment.dataset.mean, experiment.dataset.std
+        self._network = config.model.name, config.dtype, config.model.width
+        self._variables = meshes.fetch((state.params, state.model_state))
+        self._predict = None
+        return self
+
+    def predict_proba(self, images) -> np.ndarray:
+        """Class probabilities float32 [M, K], columns in the order of `classes_`.
+
+        Raises:
+          sklearn.exceptions.NotFittedError: before `fit`. UserError: images not like those of `fit`.
+        """
+        check_is_fitted(self, "classes_")
+        images = _as_images(images)
+        if images.shape[1:] != self._image_shape:
+            raise UserError(f"images are {_size(images.shape[1:])}, but those of fit were {_size(self._image_shape)}; "
+                            "resize them")
+        if self._predict is None:
+            self._predict = self._build_predict()
+        return np.concatenate([
+            self._predict(images[start : start + _PREDICT_BATCH]) for start in range(0, len(images), _PREDICT_BATCH)
+        ])
+
+    def predict(self, images) -> np.ndarray:
+        """The most probable class of each image, [M]."""
+        probs = self.predict_proba(images)  # first: it is what says that `fit` is missing
+        return self.classes_[probs.argmax(axis=1)]
+
+    def score(self, images, labels, sample_weight=None) -> float:
+        """Share of images whose label is predicted; scikit-learn's own does not take labels of every kind."""
+        codes = self.predict_proba(images).argmax(axis=1)
+        return float(np.average(codes == _codes(_as_labels(labels), self.classes_), weights=sample_weight))
+
+    def label_issues(self) -> dict[str, np.ndarray]:
+        """The verdict on every training label, worst first, in cleanlab's columns; give it to pandas.DataFrame.
+
+        Returns:
+          id: int [N], row number in the arrays given to `fit`. given_label, predicted_label: [N], the label and the
+          suggestion. label_quality: float [N], 0 bad .. 1 good. is_label_issue: bool [N].
+
+        Raises:
+          sklearn.exceptions.NotFittedError: before `fit`.
+        """
+        check_is_fitted(self, "classes_")
+        order = worst_first(self._issues)
+        return {
+            "id": order,
+            "given_label": self.classes_[self._given[order]],
+            "predicted_label": self.classes_[self._issues.suggested[order]],
+            "label_quality": self._issues.quality[order],
+            "is_label_issue": self._issues.is_issue[order],
+        }
+
+    def __getstate__(self) -> dict:
+        """What is pickled: host arrays only; the compiled function is built again when it is needed."""
+        state = super().__getstate__()
+        return state | {"_predict": None} if "_predict" in state else state
+
+    def _config(self, image_shape: tuple[int, int, int]) -> ConfigDict:
+        config = configs.default()
+        for parameter, field in _FIELDS.items():
+            _set(config, field, parameter, getattr(self, parameter))
+        height, width, channels = image_shape
+        config.augment.strong = "autoaugment" if channels == 3 else "weak"  # its policy is one for colours
+        config.augment.cutout = min(height, width) // 2  # 16 of 32 pixels, as published
+        config.checkpoint_every = config.epochs  # nobody can resume from a folder that goes with the call
+        configs.check(config)
+        return config
+
+    def _build_predict(self) -> Callable[[np.ndarray], np.ndarray]:
+        """(images uint8 [n, H, W, C], n <= _PREDICT_BATCH) -> probs [n, K], compiled once for all n."""
+        mesh = meshes.make_mesh()
+        put = functools.partial(meshes.put, sharding=meshes.replicated(mesh))
+        params, model_state = jax.tree.map(put, self._variables)
+        name, dtype, width = self._network
+        model = models.api.find(name, len(self.classes_), jnp.dtype(dtype), width)
+        batch = -(-_PREDICT_BATCH // mesh.devices.size) * mesh.devices.size
+        predict = evaluate.make_predict(model.apply, *self._statistics, mesh, batch)
+
+        def predict_some(images: np.ndarray) -> np.ndarray:
+            padded = np.resize(images, (_PREDICT_BATCH, *images.shape[1:]))
+            return predict(params, model_state, put(padded), np.arange(len(images)))
+
+        return predict_some
+
+
+class _NoEvaluation:
+    """For `loop.train`: there are no test images."""
+
+    keys: tuple[str, ...] = ()
+
+    def __call__(self, state: TrainState) -> dict:
+        return {}
+
+
+def _silent(line: str) -> None:
+    """Takes a line of text and prints nothing."""
+
+
+def _train(experiment: experiments.Experiment, say: Callable[[str], None]) -> TrainState:
+    with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
+        workdir = pathlib.Path(folder)
+        checkpoints = checkpoint.Checkpoints(workdir)
+        try:
+            outcome = loop.train(
+                experiment, workdir, checkpoints, _NoEvaluation(), experiment.dataset.noise.sha256, say=say
+            )
+        finally:
+            checkpoints.close()
+    if not outcome.finished:
+        raise SystemExit(143)  # SIGTERM, which the loop turned into a checkpoint that nobody can use here
+    return outcome.state
+
+
+def _set(config: ConfigDict, field: str, parameter: str, value: object) -> None:
+    """Sets a field, or raises UserError that names the parameter where the value is of the wrong type."""
+    if isinstance(value, np.generic):  # a search over np.arange(...) hands these over
+        value = value.item()
+    *parents, name = field.split(".")
+    for parent in parents:
+        config = config[parent]
+    kind = config.get_type(name)
+    unset = value is None and config[name] is None
+    if not unset and type(value) not in ((float, int) if kind is float else (kind,)):
+        raise UserError(f"{parameter}={value!r} is of type {type(value).__name__}; it must be {kind.__name__}")
+    config[name] = value
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _as_images(images) -> np.ndarray:
+    """uint8 [N, H, W, C], N > 0."""
+    images = np.asarray(images)
+    if images.ndim not in (3, 4) or images.size == 0:
+        raise UserError(f"images has shape {images.shape}; it must be [N, H, W] or [N, H, W, C] and not empty")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise UserError(f"images is of type {images.dtype}; it must be uint8, or float in [0, 1] "
+                        "(for 0..255 in another integer type: images.astype('uint8'))")
+    outside = ~((images >= 0) & (images <= 1))  # true for NaN
+    if outside.any():
+        first = tuple(np.argwhere(outside)[0].tolist())
+        raise UserError(f"images[{first[0]}] holds {images[first]}, but floats must lie in [0, 1]; "
+                        "divide by the largest possible value, and drop or fill what is NaN")
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def _as_labels(labels: Iterable) -> np.ndarray:
+    """[N]; labels that NumPy would split or convert (tuples, mixed kinds) are kept as objects."""
+    if not hasattr(labels, "__array__"):
+        values = list(labels)
+        plain = len({type(value) for value in values}) == 1 and isinstance(values[0], str | int | float | np.generic)
+        labels = np.array(values) if plain else np.fromiter(values, object, len(values))
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise UserError(f"labels has shape {labels.shape}; it must be [N], one label an image (no one-hot rows)")
+    for row, value in enumerate(labels.tolist()):
+        if value is None or value != value:  # only NaN differs from itself
+            raise UserError(f"labels[{row}] is {value}; drop the rows without a label")
+    return labels
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """The distinct labels [K], sorted where they can be, else in order of appearance; of the labels' type."""
+    try:
+        distinct = list(dict.fromkeys(labels.tolist()))
+    except TypeError as error:
+        raise UserError(f"labels must be hashable ({error})") from None
+    if len(distinct) < 2:
+        raise UserError(f"labels holds {len(distinct)} class{distinct and f' ({distinct[0]!r})' or ''}; "
+                        "it takes at least 2")
+    try:
+        distinct = sorted(distinct)
+    except TypeError:
+        pass
+    return np.fromiter(distinct, object, len(distinct)).astype(labels.dtype)
+
+
+def _codes(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """int32 [N], position of each label in `classes`, -1 where it is none of them."""
+    position = {label: code for code, label in enumerate(classes.tolist())}
+    return np.array([position.get(label, -1) for label in labels.tolist()], np.int32)
+
+
+def _dataset(images: np.ndarray, given: np.ndarray, classes: np.ndarray) -> datasets.Dataset:
+    """All rows are trained on; the truth is unknown and there is no test set."""
+    n, (mean, std) = len(images), datasets._statistics(images)
+    return datasets.Dataset(
+        name="arrays",
+        train=Split(images, given, np.arange(n)),
+        test=Split(images[:0], given[:0], np.arange(0)),
+        train_rows=np.arange(n, dtype=np.int32),
+        validation_rows=np.arange(0, dtype=np.int32),
+        class_names=tuple(map(str, classes.tolist())),
+        mean=np.asarray(mean, np.float32),
+        std=np.asarray(std, np.float32),
+        noise=noise.report("none", None, given, None, len(classes)),
+    )
