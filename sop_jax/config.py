@@ -7,6 +7,7 @@ None until set, because a plain None could not be overridden from the command li
 
 import difflib
 import math
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict, config_dict
 
@@ -48,7 +49,7 @@ def default() -> ConfigDict:
     config.data.name = "digits"  # digits, cifar10, cifar100, cifar10_n, cifar100_n, mnist, fashion_mnist, npz
     config.data.dir = config_dict.placeholder(str)  # TFDS data_dir; given and prepared, no socket is opened
     config.data.path = config_dict.placeholder(str)  # the .npz file of data.name='npz'
-    config.data.labels = config_dict.placeholder(str)  # file of human labels (.npz or published .pt), noise.kind='human'
+    config.data.labels = config_dict.placeholder(str)  # human labels (.npz or published .pt), for noise.kind='human'
     config.data.num_classes = config_dict.placeholder(int)  # K; unset: the set's own
     config.data.train_limit = config_dict.placeholder(int)  # use only the first so many training rows (by id)
     config.data.validation_fraction = 0.0  # share of the training rows held out, scored on given labels only
@@ -96,7 +97,7 @@ def default() -> ConfigDict:
     return config
 
 
-def suggestion(name: str, known: list[str]) -> str:
+def suggestion(name: str, known: Sequence[str]) -> str:
     """'; did you mean "x"?' where a known name is near (or is `name` within its group), else ''."""
     near = [k for k in known if k.endswith(f".{name}")] or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
@@ -145,7 +146,7 @@ def _at_least(config: ConfigDict, lowest: float, *fields: str) -> None:
 def _one_of(config: ConfigDict, field: str, choices: tuple[str, ...]) -> None:
     group, name = group_of(config, field)
     if group[name] not in choices:
-        raise UserError(f"config.{field}={group[name]!r} is unknown{suggestion(str(group[name]), list(choices))}; "
+        raise UserError(f"config.{field}={group[name]!r} is unknown{suggestion(str(group[name]), choices)}; "
                         f"choose from {', '.join(choices)}")
 
 
@@ -179,12 +180,9 @@ def check(config: ConfigDict) -> None:
     drops = optimizer.drop_epochs
     _require(all(type(drop) is int and drop > 0 for drop in drops) and list(drops) == sorted(set(drops)),
              "optimizer.drop_epochs", drops, "it must be rising whole numbers of at least 1, such as (40,80)")
-    processes = config.distributed
-    given = [processes[name] is not None for name in ("coordinator", "num_processes", "process_id")]
-    _require(all(given) or not any(given), "distributed", processes.to_dict(),
-             "set coordinator (host:port), num_processes and process_id, or none of them")
-    _require(not all(given) or 0 <= processes.process_id < processes.num_processes, "distributed.process_id",
-             processes.process_id, "it must lie in [0, num_processes)")
+    process, processes = config.distributed.process_id, config.distributed.num_processes
+    _require(process is None or processes is None or 0 <= process < processes, "distributed.process_id", process,
+             "it must lie in [0, num_processes)")
 
 
 def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> list[str]:

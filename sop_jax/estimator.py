@@ -6,7 +6,7 @@ It builds a config and a data set and hands them to the same experiment and the 
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,7 @@ from sop_jax import checkpoint, evaluate, loop, models, outputs
 from sop_jax import config as configs
 from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
-from sop_jax.data import dataset as datasets
-from sop_jax.data import noise
-from sop_jax.data.sources import Split
+from sop_jax.data import arrays
 from sop_jax.errors import UserError
 from sop_jax.label_issues import worst_first
 from sop_jax.step import TrainState
@@ -111,11 +109,11 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         Raises:
           UserError: images or labels that cannot be trained on, or a parameter that cannot be.
         """
-        images, labels = _as_images(images), _as_labels(labels)
+        images, labels = arrays.as_images(images), arrays.as_labels(labels)
         if len(images) != len(labels):
             raise UserError(f"images has {len(images)} rows but labels has {len(labels)}; there must be one label each")
-        classes = _classes(labels)
-        given = _codes(labels, classes)
+        classes = arrays.find_classes(labels)
+        given = arrays.encode(labels, classes)
         config = self._config(images.shape[1:])
         if config.batch_size > len(images):
             raise UserError(f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size")
@@ -123,7 +121,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         config, notes = experiments.resolve(config, len(classes))
         for note in notes:
             say(note)
-        experiment = experiments.build(config, _dataset(images, given, classes), meshes.make_mesh())
+        experiment = experiments.build(config, arrays.make_dataset(images, given, classes), meshes.make_mesh())
         state = _train(experiment, say)
 
         self.classes_ = classes
@@ -144,7 +142,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
           sklearn.exceptions.NotFittedError: before `fit`. UserError: images not like those of `fit`.
         """
         check_is_fitted(self, "classes_")
-        images = _as_images(images)
+        images = arrays.as_images(images)
         if images.shape[1:] != self._image_shape:
             raise UserError(f"images are {_size(images.shape[1:])}, but those of fit were {_size(self._image_shape)}; "
                             "resize them")
@@ -161,8 +159,9 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
 
     def score(self, images, labels, sample_weight=None) -> float:
         """Share of images whose label is predicted; scikit-learn's own does not take labels of every kind."""
-        codes = self.predict_proba(images).argmax(axis=1)
-        return float(np.average(codes == _codes(_as_labels(labels), self.classes_), weights=sample_weight))
+        predicted = self.predict_proba(images).argmax(axis=1)
+        given = arrays.encode(arrays.as_labels(labels), self.classes_)
+        return float(np.average(predicted == given, weights=sample_weight))
 
     def label_issues(self) -> dict[str, np.ndarray]:
         """The verdict on every training label, worst first, in cleanlab's columns; give it to pandas.DataFrame.
@@ -261,76 +260,3 @@ def _set(config: ConfigDict, field: str, parameter: str, value: object) -> None:
 
 def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _as_images(images) -> np.ndarray:
-    """uint8 [N, H, W, C], N > 0."""
-    images = np.asarray(images)
-    if images.ndim not in (3, 4) or images.size == 0:
-        raise UserError(f"images has shape {images.shape}; it must be [N, H, W] or [N, H, W, C] and not empty")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise UserError(f"images is of type {images.dtype}; it must be uint8, or float in [0, 1] "
-                        "(for 0..255 in another integer type: images.astype('uint8'))")
-    outside = ~((images >= 0) & (images <= 1))  # true for NaN
-    if outside.any():
-        first = tuple(np.argwhere(outside)[0].tolist())
-        raise UserError(f"images[{first[0]}] holds {images[first]}, but floats must lie in [0, 1]; "
-                        "divide by the largest possible value, and drop or fill what is NaN")
-    return np.rint(images * 255).astype(np.uint8)
-
-
-def _as_labels(labels: Iterable) -> np.ndarray:
-    """[N]; labels that NumPy would split or convert (tuples, mixed kinds) are kept as objects."""
-    if not hasattr(labels, "__array__"):
-        values = list(labels)
-        plain = len({type(value) for value in values}) == 1 and isinstance(values[0], str | int | float | np.generic)
-        labels = np.array(values) if plain else np.fromiter(values, object, len(values))
-    labels = np.asarray(labels)
-    if labels.ndim != 1:
-        raise UserError(f"labels has shape {labels.shape}; it must be [N], one label an image (no one-hot rows)")
-    for row, value in enumerate(labels.tolist()):
-        if value is None or value != value:  # only NaN differs from itself
-            raise UserError(f"labels[{row}] is {value}; drop the rows without a label")
-    return labels
-
-
-def _classes(labels: np.ndarray) -> np.ndarray:
-    """The distinct labels [K], sorted where they can be, else in order of appearance; of the labels' type."""
-    try:
-        distinct = list(dict.fromkeys(labels.tolist()))
-    except TypeError as error:
-        raise UserError(f"labels must be hashable ({error})") from None
-    if len(distinct) < 2:
-        raise UserError(f"labels holds {len(distinct)} class{distinct and f' ({distinct[0]!r})' or ''}; "
-                        "it takes at least 2")
-    try:
-        distinct = sorted(distinct)
-    except TypeError:
-        pass
-    return np.fromiter(distinct, object, len(distinct)).astype(labels.dtype)
-
-
-def _codes(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """int32 [N], position of each label in `classes`, -1 where it is none of them."""
-    position = {label: code for code, label in enumerate(classes.tolist())}
-    return np.array([position.get(label, -1) for label in labels.tolist()], np.int32)
-
-
-def _dataset(images: np.ndarray, given: np.ndarray, classes: np.ndarray) -> datasets.Dataset:
-    """All rows are trained on; the truth is unknown and there is no test set."""
-    n, (mean, std) = len(images), datasets._statistics(images)
-    return datasets.Dataset(
-        name="arrays",
-        train=Split(images, given, np.arange(n)),
-        test=Split(images[:0], given[:0], np.arange(0)),
-        train_rows=np.arange(n, dtype=np.int32),
-        validation_rows=np.arange(0, dtype=np.int32),
-        class_names=tuple(map(str, classes.tolist())),
-        mean=np.asarray(mean, np.float32),
-        std=np.asarray(std, np.float32),
-        noise=noise.report("none", None, given, None, len(classes)),
-    )

@@ -18,6 +18,10 @@ class LabelIssues(NamedTuple):
 def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.ndarray) -> LabelIssues:
     """Scores every label, without any true one.
 
+    Quality is sigmoid(margin - (U + V) / 2), with U the noise that the method puts on the given label and V the most
+    that it puts elsewhere, both in [0, 1]: the running margin ranks, the noise model corrects it. The threshold is the
+    model's own estimate: as many labels are flagged, worst first, as its mean prediction of the last epochs contradicts.
+
     Args:
       given: int32 [n], the given labels.
       margin: [n], running mean over epochs of given logit minus largest other (tracker).
@@ -26,10 +30,11 @@ def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.nda
     """
     rows = np.arange(len(given))
     on_given = np.eye(probs.shape[1], dtype=bool)[given]
-    best_other = np.where(on_given, -np.inf, probs).argmax(1)
-    quality = 1 / (1 + np.exp(-margin)) * (1 - noise[rows, given])
-    is_issue = probs[rows, given] < probs[rows, best_other]
-    return LabelIssues(quality, np.where(is_issue, best_other, probs.argmax(1)).astype(np.int32), is_issue)
+    quality = 1 / (1 + np.exp(-(margin - (noise[rows, given] - noise.min(axis=1)) / 2)))
+    best, best_other = probs.argmax(1), np.where(on_given, -np.inf, probs).argmax(1)
+    is_issue = np.zeros(len(given), bool)
+    is_issue[np.argsort(quality, kind="stable")[: np.sum(best != given)]] = True
+    return LabelIssues(quality, np.where(is_issue, best_other, best).astype(np.int32), is_issue)
 
 
 def worst_first(issues: LabelIssues) -> np.ndarray:

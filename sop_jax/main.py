@@ -77,20 +77,23 @@ def parse(argv: list[str]) -> Command:
 def load_file(path: str) -> ConfigDict:
     """Runs the config file's `get_config`; a UserError names the file and the line of what is wrong in it."""
     if not os.path.isfile(path):
-        beside = [str(file) for file in pathlib.Path(path).parent.glob("*.py")]
-        raise UserError(f"--config={path}: no such file{configs.suggestion(path, beside)}")
+        beside = [file.name for file in pathlib.Path(path).parent.glob("*.py")]
+        raise UserError(f"--config={path}: no such file{configs.suggestion(os.path.basename(path), beside)}")
     try:
-        config = runpy.run_path(path)["get_config"]()
+        program = runpy.run_path(path)
+        if "get_config" not in program:
+            raise UserError(f"--config={path}: has no function get_config(); see configs/digits_sop.py")
+        config = program["get_config"]()
+    except UserError:
+        raise
     except Exception as error:  # a config file is a program: it can raise anything
-        if isinstance(error, KeyError) and error.args == ("get_config",):
-            raise UserError(f"--config={path}: has no function get_config(); see configs/digits_sop.py") from None
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        message = error.args[0] if isinstance(error, KeyError | SyntaxError) and error.args else error
-        raise UserError(f"--config={path}{f', line {line}' if line else ''}: {type(error).__name__}: {message}") from None
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        where = path if line is None else f"{path}, line {line}"
+        raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}; it must return the ConfigDict "
-                        "that sop_jax.config.default() made")
+        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}; it must return the "
+                        "ConfigDict that sop_jax.config.default() made")
     return config
 
 
@@ -136,8 +139,9 @@ def prepare_backend(config: ConfigDict) -> None:
     try:
         mesh.initialize_processes(d.coordinator, d.num_processes, d.process_id)
         jax.devices()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"JAX cannot start its devices or processes (JAX_PLATFORMS, config.distributed): {error}") from error
+    except Exception as error:  # JAX's plug-ins raise many kinds, a missing one an AssertionError without text
+        raise UserError("JAX cannot start (see the variable JAX_PLATFORMS and config.distributed): "
+                        f"{type(error).__name__}: {error}") from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,9 +9,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from sop_jax.config import changed_fields
@@ -52,26 +55,53 @@ def write_json(path: pathlib.Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: pathlib.Path) -> dict | None:
-    """The file's object, or None where there is no file."""
+def read_json(path: pathlib.Path, mend: str) -> dict | None:
+    """The file's object, or None where there is no file; `mend` says what to do where it is damaged."""
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is damaged (not JSON); restore it or name another --workdir") from None
+        value = json.loads(path.read_text())
+    except ValueError:  # not JSON, or not even text
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (not a JSON object); {mend}")
+    return value
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Saves the resolved config, or raises UserError where the folder belongs to a run with another one."""
-    path = workdir / "config.json"
-    saved = read_json(path)
-    if saved is not None:
-        changed = changed_fields(saved, config)
-        if changed:
-            raise UserError(f"--workdir={workdir} belongs to a run with another config: {'; '.join(changed)}; "
-                            "use its values or name another --workdir")
-    write_json(path, config.to_dict())
+def claim(workdir: pathlib.Path, config: ConfigDict, requested: ConfigDict, labels_sha256: str) -> bool:
+    """Saves the resolved config, unless the folder holds the finished run of this config: then returns True.
+
+    Args:
+      workdir: the locked folder.
+      config: the resolved config. requested: the same before its open fields were filled in.
+      labels_sha256: hash of the given labels.
+
+    Raises:
+      UserError: the folder belongs to a run with another config or other labels. Nothing was changed in it.
+    """
+    saved = read_json(workdir / "config.json", "restore it or name another --workdir")
+    changed = changed_fields(saved, config, requested) if saved is not None else []
+    if changed:
+        raise UserError(f"--workdir={workdir} belongs to a run with another config: {'; '.join(changed)}; "
+                        "use its values or name another --workdir")
+    was = _labels_sha256(workdir / "labels.npz")
+    if was not in (None, labels_sha256):
+        raise UserError(f"the given labels are not those that {workdir} was trained on (sha256 {labels_sha256[:12]}, "
+                        f"was {was[:12]}); restore the data or name another --workdir")
+    summary = read_json(workdir / "summary.json", "delete it and the same command writes it anew")
+    if saved is not None and summary is not None and summary.get("epochs") == config.epochs:
+        return True
+    write_json(workdir / "config.json", config.to_dict())
+    return False
+
+
+def _labels_sha256(path: pathlib.Path) -> str | None:
+    """The hash that labels.npz holds; None where there is no such file, or a damaged one, which is written anew."""
+    try:
+        with np.load(path) as arrays:
+            return str(arrays["sha256"])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def _version(package: str) -> str | None:
@@ -102,13 +132,24 @@ def describe_run(config: ConfigDict) -> dict:
 
 
 def read_metrics(workdir: pathlib.Path, epochs: int) -> list[dict]:
-    """The first `epochs` lines of metrics.jsonl; the file is cut back to them."""
+    """The first `epochs` lines of metrics.jsonl, to which the file is cut back.
+
+    Raises:
+      UserError: a line of these epochs is missing or damaged; later ones may be torn. The file is as it was.
+    """
     path = workdir / "metrics.jsonl"
+    lines = path.read_text(errors="replace").splitlines()[:epochs] if path.exists() else []
     history = []
-    if path.exists():
-        for line in path.read_text().splitlines()[:epochs]:
-            history.append(json.loads(line))
-    write_text(path, "".join(json.dumps(row) + "\n" for row in history))
+    for epoch in range(epochs):
+        try:
+            history.append(json.loads(lines[epoch]))
+            whole = history[epoch]["epoch"] == epoch
+        except (IndexError, KeyError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise UserError(f"{path}, line {epoch + 1}: missing or damaged, but the checkpoint is at epoch {epochs}; "
+                            "restore the file or name another --workdir")
+    write_text(path, "".join(f"{line}\n" for line in lines))
     return history
 
 

@@ -147,3 +147,12 @@ def test_normalise_can_be_undone(seed, mean, std):
 def test_normalise_wants_one_mean_a_channel():
     with pytest.raises(AssertionError):
         normalise(IMAGES, (0.5,), (0.25,))
+
+
+def test_views_are_the_same_with_double_precision_switched_on():
+    keys = example_keys(KEY, 2, jnp.arange(12))
+    single = np.asarray(views(AUGMENT, keys, IMAGES, 2))
+    with jax.enable_x64(True):
+        double = views(AUGMENT, keys, IMAGES, 2)
+    chex.assert_type(double, jnp.float32)
+    chex.assert_trees_all_close(double, single, atol=1e-6)

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sop_jax.config import default
@@ -107,13 +107,18 @@ def test_seeds():
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 500), st.floats(0, 0.9), st.integers(0, 2**32))
 def test_validation_split_is_disjoint_and_complete(n, fraction, seed):
-    if round(fraction * n) == n:
-        return
+    assume(round(fraction * n) < n and (fraction == 0 or round(fraction * n)))
     train, held_out = dataset._split_rows(n, fraction, seed)
     assert train.dtype == held_out.dtype == np.int32
     assert len(held_out) == round(fraction * n)
     assert (np.diff(train) > 0).all() and (np.diff(held_out) > 0).all()
     np.testing.assert_array_equal(np.sort(np.concatenate([train, held_out])), np.arange(n))
+
+
+def test_a_split_without_rows_is_refused():
+    for fraction, message in ((0.001, "holds out none"), (0.999, "leaves no training rows")):
+        with pytest.raises(UserError, match=message):
+            dataset._split_rows(100, fraction, seed=0)
 
 
 def test_train_limit_keeps_the_first_ids():
@@ -268,7 +273,7 @@ def test_labels_from_a_file_in_both_spellings(npz, label_files, suffix):
 
 def test_human_label_guards(npz, label_files, tmp_path):
     human = {"noise.kind": "human"}
-    fails(npz(**human), "noise.labels is not set", "no human labels")
+    fails(npz(**human), "noise.kind='human'", "no human labels", "--config.data.labels=FILE")
     fails(npz({"human_mine": WORSE}, **human), "has mine")
     absent = {"data.labels": label_files["pt"], "noise.labels": "random2"}
     fails(npz(**human | absent), "'random2' is not there", "h.pt")

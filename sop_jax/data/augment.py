@@ -88,10 +88,10 @@ def _crop_flip(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Arra
     padding = augment.crop_padding
 
     def one(key, image):
-        draws = jax.random.uniform(key, (3,))
+        draws = jax.random.uniform(key, (3,), jnp.float32)
         top, left = (draws[:2] * (2 * padding + 1)).astype(jnp.int32)
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+        image = jax.lax.dynamic_slice(padded, (top, left, jnp.int32(0)), image.shape)
         return jnp.where(draws[2] < 0.5, image[:, ::-1], image) if augment.flip else image
 
     return jax.vmap(one)(keys, images)
@@ -103,7 +103,7 @@ def _cutout(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:
     size, half = jnp.array([height, width]), side // 2
 
     def one(key, image):
-        y, x = (jax.random.uniform(key, (2,)) * size).astype(jnp.int32)
+        y, x = (jax.random.uniform(key, (2,), jnp.float32) * size).astype(jnp.int32)
         rows, columns = jnp.arange(height), jnp.arange(width)
         inside_y = (rows >= y - half) & (rows < y + half)
         inside_x = (columns >= x - half) & (columns < x + half)

@@ -93,7 +93,7 @@ def autoaugment(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What each key [B] chooses: index of the sub-policy, int32 [B], and SKIPPED, PLAIN or MIRRORED, int32 [B, 2]."""
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (5,)))(keys)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (5,), jnp.float32))(keys)
     sub_policies = (uniform[:, 0] * len(POLICY)).astype(jnp.int32)
     applied = uniform[:, 1:3] <= jnp.asarray(_PROBABILITIES)[sub_policies]
     mirrored = uniform[:, 3:5] > 0.5

@@ -57,7 +57,7 @@ def load(config) -> tuple[Dataset, np.ndarray | None]:
 
     limit = len(clean) if config.data.train_limit is None else config.data.train_limit
     if not 0 < limit <= len(clean):
-        raise UserError(f"data.train_limit={limit}: {raw.name} has {len(clean)} training rows")
+        raise UserError(f"data.train_limit={limit}: {raw.name} has {len(clean)} training rows; lower or unset it")
     images = _downsampled(raw.train.images[:limit], config.data.downsample)
     test = raw.test._replace(images=_downsampled(raw.test.images, config.data.downsample))
     clean, true = clean[:limit], None if true is None else true[:limit]
@@ -158,6 +158,8 @@ def _split_rows(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndar
     held_out = round(fraction * n)
     if not 0 <= held_out < n:
         raise UserError(f"data.validation_fraction={fraction} leaves no training rows of {n}; it must lie in [0, 1)")
+    if fraction and not held_out:
+        raise UserError(f"data.validation_fraction={fraction} holds out none of {n} rows; raise it, or set it to 0")
     order = noise.generator(seed, _VALIDATION_STREAM).permutation(n).astype(np.int32)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 

@@ -61,9 +61,12 @@ def select(label_sets, name: str | None, where: str) -> str:
     for key in candidates:
         if key in label_sets:
             return key
-    wanted = "is not set" if name is None else f"={name!r} is not there"
+    if not label_sets:
+        raise UserError(f"noise.kind='human': {where} has no human labels; give a file of them with "
+                        "--config.data.labels=FILE (.npz, or a published .pt)")
+    wanted = " is not set" if name is None else f"={name!r} is not there"
     raise UserError(
-        f"noise.labels {wanted}: {where} has {', '.join(label_sets) or 'no human labels'}; "
+        f"noise.labels{wanted}: {where} has {', '.join(label_sets)}; "
         f"name one of them, or an alias ({', '.join(_ALIASES)})"
     )
 

@@ -7,11 +7,13 @@ checked that ids are unique, labels in range and images of one shape. Nothing he
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from sop_jax.config import suggestion
 from sop_jax.data.noise import check_labels
 from sop_jax.errors import UserError
 
@@ -56,7 +58,8 @@ def read(data) -> RawData:
         return from_tfds(data.name, data.dir)
     if data.name == "npz":
         return from_npz(data.path, data.num_classes)
-    raise UserError(f"data.name={data.name!r} is unknown; choose one of digits, npz, {', '.join(TFDS_SETS)}")
+    names = ("digits", "npz", *TFDS_SETS)
+    raise UserError(f"data.name={data.name!r} is unknown{suggestion(data.name, names)}; choose from {', '.join(names)}")
 
 
 def digits() -> RawData:
@@ -238,8 +241,9 @@ def from_npz(path: str | None, num_classes: int | None = None) -> RawData:
 
 def load_npz(path: str) -> dict[str, np.ndarray]:
     """All arrays of an `.npz` file; pickled objects, damaged files and anything else become a UserError."""
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        cut = "not an .npz file, or cut short (no zip archive); save it again with numpy.savez"
+        raise UserError(f"{path}: {cut if os.path.isfile(path) else 'no such file'}")
     key = None
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -54,7 +54,7 @@ class Evaluation:
         return metrics
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, dry_run: bool = False) -> None:
+def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
     """Trains (or resumes) the run of `workdir` and writes everything that design.md section 5 lists."""
     started = time.perf_counter()
     data, truth = datasets.load(config)
@@ -66,9 +66,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, dry_run: bool = False) -> Non
         print(describe(experiment))
         return
     with folder.locked(workdir):
-        folder.claim(workdir, resolved)
-        summary = folder.read_json(workdir / "summary.json")
-        if summary is not None and summary["epochs"] == resolved.epochs:
+        if folder.claim(workdir, resolved, config, data.noise.sha256):
             print(f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See {workdir}/report.html")
             return
         _train(experiment, truth, workdir, started)

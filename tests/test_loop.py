@@ -1,0 +1,214 @@
+"""Training, stopping and going on: a run cut anywhere ends bit for bit as the uninterrupted one (CPU)."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from sop_jax import checkpoint, loop
+from sop_jax.config import default
+from sop_jax.errors import UserError
+from sop_jax.tasks import classify
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TIMES = ("seconds", "images_per_second")
+
+
+def tiny(**fields):
+    """Digits, 200 rows, a 4-channel network, three epochs of seven steps (the last one padded)."""
+    config = default()
+    config.update(epochs=3, batch_size=32, compilation_cache="off")
+    config.data.update(train_limit=200, validation_fraction=0.1)
+    config.noise.update(kind="symmetric_exclusive", rate=0.3)
+    config.augment.update(crop_padding=1, flip=False)
+    config.model.width = 4
+    config.method.update(learning_rate_u=40.0, learning_rate_v=40.0)
+    for name, value in fields.items():
+        section, _, field = name.rpartition("__")
+        (config[section] if section else config)[field] = value
+    return config
+
+
+def metrics(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def final_state(workdir):
+    """Every leaf of the newest checkpoint, read by Orbax alone."""
+    import orbax.checkpoint as ocp
+
+    manager = ocp.CheckpointManager(workdir / "checkpoints")
+    restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    manager.close()
+    leaves = jax.tree_util.tree_leaves_with_path(checkpoint._plain(restored["state"]))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_end(one, two):
+    assert metrics(one) == metrics(two)
+    a, b = final_state(one), final_state(two)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert (one / "label_issues.csv").read_bytes() == (two / "label_issues.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    classify.run(tiny(), workdir)
+    return workdir
+
+
+def test_what_a_run_leaves(whole):
+    """design.md, section 5."""
+    for name in ("config.json", "run.json", "metrics.jsonl", "labels.npz", "label_issues.csv", "predictions.npz",
+                 "summary.json", "report.html", "plots/curves.png"):
+        assert (whole / name).stat().st_size > 0, name
+    assert list((whole / "tensorboard").iterdir())
+    rows = metrics(whole)
+    assert [r["epoch"] for r in rows] == [0, 1, 2]
+    assert [r["step"] for r in rows] == [6, 12, 18]  # 180 rows in batches of 32
+    assert set(rows[0]) == {"epoch", "step", "learning_rate", "train_loss", "train_accuracy", "test_accuracy",
+                            "validation_accuracy", "train_accuracy_true", "label_issue_auroc"}
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["test_accuracy_last"] == rows[-1]["test_accuracy"]
+    assert summary["test_accuracy_best"] == max(r["test_accuracy"] for r in rows)
+    assert summary["noise_rate_actual"] == pytest.approx(0.3, abs=0.02)
+    labels = np.load(whole / "labels.npz")
+    assert len(labels["id"]) == 200 and labels["given_label"].dtype == np.int32
+    import hashlib
+
+    assert str(labels["sha256"]) == hashlib.sha256(labels["given_label"].astype("<i4").tobytes()).hexdigest()
+    predictions = np.load(whole / "predictions.npz")
+    assert predictions["train_pred_probs"].shape == (180, 10)  # validation rows are not among them
+    assert predictions["test_pred_probs"].shape == (500, 10)
+    np.testing.assert_allclose(predictions["train_pred_probs"].sum(1), 1, rtol=1e-4)
+    assert len((whole / "label_issues.csv").read_text().splitlines()) == 181
+
+
+def test_same_config_and_seed_give_the_same_numbers(whole, tmp_path):
+    classify.run(tiny(), tmp_path)
+    assert_same_end(whole, tmp_path)
+
+
+def test_sigterm_inside_an_epoch_saves_and_goes_on_exactly(whole, tmp_path, monkeypatch, capsys):
+    steps = []
+    genuine = loop.Runner.__call__
+
+    def interrupted(self, *arguments):
+        steps.append(1)
+        if len(steps) == 9:  # the third step of the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return genuine(self, *arguments)
+
+    monkeypatch.setattr(loop.Runner, "__call__", interrupted)
+    classify.run(tiny(), tmp_path)
+    assert "stopped by SIGTERM at step 9" in capsys.readouterr().out
+    assert len(metrics(tmp_path)) == 1 and not (tmp_path / "summary.json").exists()
+    monkeypatch.undo()
+    classify.run(tiny(), tmp_path)
+    assert "resumed at step 9" in capsys.readouterr().out
+    assert_same_end(whole, tmp_path)
+
+
+def test_a_finished_run_says_so(whole, capsys):
+    before = (whole / "metrics.jsonl").read_bytes()
+    classify.run(tiny(), whole)
+    assert "already finished" in capsys.readouterr().out
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
+    config = tiny(optimizer__schedule="step", optimizer__drop_epochs=(1,), optimizer__drop_factor=1e30)
+    with pytest.raises(UserError, match=r"at step \d+; the checkpoint of step 6 is kept"):
+        classify.run(config, tmp_path)
+    assert len(metrics(tmp_path)) == 1
+    assert (tmp_path / "checkpoints" / "6").is_dir()
+
+
+def test_evaluation_cadence_writes_null(tmp_path):
+    classify.run(tiny(eval_every=2), tmp_path)
+    assert [r["test_accuracy"] is None for r in metrics(tmp_path)] == [True, False, False]
+
+
+def test_more_epochs_continue_a_finished_run(tmp_path):
+    constant = {"optimizer__schedule": "constant"}
+    classify.run(tiny(epochs=1, **constant), tmp_path)
+    first = metrics(tmp_path)
+    classify.run(tiny(epochs=2, **constant), tmp_path)
+    assert metrics(tmp_path)[:1] == first
+    assert len(metrics(tmp_path)) == 2
+
+
+def command(workdir, *more):
+    return [sys.executable, "-m", "sop_jax.main", "--config=configs/digits_sop.py", f"--workdir={workdir}",
+            "--config.epochs=12", *more]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
+    """kill -9, ten times, each time started again with the same command; also in the middle of saves."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, env=environment, check=True, capture_output=True)
+    rng, kills = random.Random(0), 0
+    while kills < 10:
+        with open(tmp_path / "log", "a") as log:
+            run = subprocess.Popen(command(tmp_path / "cut"), cwd=ROOT, env=environment, stdout=log, stderr=log)
+            time.sleep(rng.uniform(4, 12))
+            if run.poll() is not None:
+                break  # finished before all ten
+            run.kill()
+            run.wait()
+            kills += 1
+    finish = subprocess.run(command(tmp_path / "cut"), cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finish.returncode == 0, finish.stderr
+    assert kills >= 3
+    assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_two(tmp_path):
+    for devices in (1, 2):
+        workdir = tmp_path / str(devices)
+        for count, epochs in ((8, 1), (devices, 2)):
+            subprocess.run(
+                command(workdir, f"--config.epochs={epochs}", "--config.optimizer.schedule=constant"), cwd=ROOT,
+                check=True, capture_output=True,
+                env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"},
+            )
+        assert len(metrics(workdir)) == 2
+    one, two = metrics(tmp_path / "1"), metrics(tmp_path / "2")
+    assert one[0] == two[0]
+    assert one[1]["train_loss"] == pytest.approx(two[1]["train_loss"], rel=1e-3)
+
+
+def test_losses_are_read_one_dispatch_late():
+    losses = loop._Losses(lambda: 4)
+    losses.push(0, np.array([1.0, 2.0]))
+    losses.push(2, np.array([np.nan, 1.0]))  # not read yet
+    with pytest.raises(UserError, match="at step 2; the checkpoint of step 4 is kept"):
+        losses.flush()
+
+
+def test_sigterm_flag_in_another_thread_is_quiet():
+    seen = []
+
+    def work():
+        with loop._sigterm_flag() as terminated:
+            seen.append(terminated())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
