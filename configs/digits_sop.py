@@ -1,4 +1,10 @@
-"""SOP on scikit-learn's embedded digits with 40 % symmetric noise."""
+"""SOP on scikit-learn's embedded digits: trains in half a minute, downloads nothing.
+
+python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop
+
+Source: ours.
+Measured: DIGITS_SOP
+"""
 
 from sop_jax.config import default
 
@@ -7,11 +13,11 @@ def get_config():
     config = default()
     config.epochs = 60
     config.batch_size = 64
-    config.noise.kind = "symmetric_exclusive"
+    config.noise.kind = "symmetric_exclusive"  # 40 % of the labels are wrong
     config.noise.rate = 0.4
     config.augment.crop_padding = 1
     config.augment.flip = False
     config.method.name = "sop"
-    config.method.learning_rate_u = 20.0
+    config.method.learning_rate_u = 20.0  # 60 epochs are few: u and v must grow faster than at the published 10
     config.method.learning_rate_v = 20.0
     return config

@@ -5,7 +5,7 @@
 #
 # The first call makes the environment and installs into it, as does one after setup.py has changed. Variables:
 #   SOP_JAX_VENV   its folder (default: .venv/gpu or .venv/tpu in the repository)
-#   PYTHON         the Python to make it with, 3.11 or newer (default: the newest found)
+#   PYTHON         the Python to make it with, 3.11 or newer (default: the first found of those below)
 set -euo pipefail
 
 extra=${1:?usage: launch/environment.sh gpu|tpu}
@@ -17,7 +17,7 @@ new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev
 
 if [[ ! $installed -nt $repository/setup.py ]]; then
   if [[ ! -x $venv/bin/python ]]; then
-    for python in ${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3}; do
+    for python in ${PYTHON:-python3.12 python3.11 python3.13 python3}; do
       new_enough "$python" && break
       python=
     done

@@ -1,0 +1,21 @@
+"""SOP+ on CIFAR-100, the paper's recipe.
+
+python -m sop_jax.main --config=configs/cifar100_sop_plus.py --workdir=runs/cifar100_sop_plus --config.data.dir=TFDS_DIR
+
+Source: paper Table 2 and table A.1, CIFAR-100 symmetric 50 %: 75.9 (weight decay 5e-4; the code has 1e-3).
+Measured: not measured yet (no GPU was at hand).
+"""
+
+from sop_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.epochs = 300
+    config.data.name = "cifar100"
+    config.noise.kind = "symmetric"  # inclusive, as published; asymmetric picks its own row rates
+    config.noise.rate = 0.5
+    config.model.name = "preact_resnet18"
+    config.method.name = "sop_plus"
+    config.optimizer.schedule = "cosine"
+    return config

@@ -1,0 +1,22 @@
+"""Cross-entropy on scikit-learn's embedded digits: the baseline of digits_sop.
+
+python -m sop_jax.main --config=configs/digits_ce.py --workdir=runs/digits_ce
+
+Source: ours; same network, augmentation, epochs and schedule as digits_sop.
+Measured: DIGITS_CE
+"""
+
+from sop_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.epochs = 60
+    config.batch_size = 64
+    config.noise.kind = "symmetric_exclusive"  # 40 % of the labels are wrong
+    config.noise.rate = 0.4
+    config.augment.crop_padding = 1
+    config.augment.flip = False
+    config.method.name = "ce"
+    config.optimizer.learning_rate = 0.02  # the better of 0.005, 0.02 and 0.08
+    return config
