@@ -36,9 +36,13 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"--workdir={workdir} is in use by another run; wait for it or name another folder"
+            ) from None
+        except OSError as error:  # a network file system without locks
+            raise UserError(
+                f"--workdir={workdir} cannot be locked ({error.strerror}); name a folder on a local disk"
             ) from None
         yield
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
-from sop_jax import SOPClassifier, config
+from sop_jax import SOPClassifier, config, loop
 from sop_jax.data import noise
 from sop_jax.errors import UserError
 
@@ -95,6 +95,14 @@ def test_predictions_do_not_depend_on_how_many_images_come_at_once(fitted, digit
 def test_is_quiet_unless_asked(digits, capfd):
     SOPClassifier(**SETTINGS | {"epochs": 1}).fit(digits[0][0], digits[0][2])
     assert capfd.readouterr() == ("", "")
+
+
+def test_sigterm_ends_the_process_instead_of_leaving_half_a_fit(monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda *args, **kwargs: loop.Outcome(None, [], False, 0.0, []))
+    classifier = SOPClassifier(batch_size=8)
+    with pytest.raises(SystemExit) as end:
+        classifier.fit(np.zeros((8, 8, 8)), [0, 1] * 4)
+    assert end.value.code == 143 and not hasattr(classifier, "classes_")
 
 
 def test_is_a_scikit_learn_estimator():

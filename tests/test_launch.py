@@ -111,8 +111,7 @@ def test_digits_part_trains_and_shows_the_report(notebook, tmp_path, monkeypatch
     monkeypatch.delenv("XLA_FLAGS")  # one device compiles faster than eight
     settings = nbformat.v4.new_code_cell(f"epochs = 2\ncheckout = {str(ROOT)!r}\nworkdir = 'here'")
     part = nbformat.v4.new_notebook(cells=[*tagged(notebook, "parameters"), settings, *tagged(notebook, "digits")])
-    client = nbclient.NotebookClient(part, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
-    client.execute()
+    nbclient.execute(part, cwd=str(tmp_path), timeout=300, kernel_name="python3")
 
     page = (tmp_path / "here" / "digits" / "report.html").read_text()
     shown = [output.data["text/html"] for cell in part.cells for output in cell.outputs if "data" in output]
