@@ -1,6 +1,6 @@
 """Cross-entropy on 10,000 CIFAR-10N images, worst labels, 16x16, a 32-channel small ResNet (for a CPU).
 
-python -m sop_jax.main --config=configs/cifar10n_small_ce.py --workdir=runs/cifar10n_small_ce --config.data.dir=TFDS_DIR
+python -m sop_jax.main --config=configs/cifar10n_small_ce.py --workdir=runs/cifar10n_small_ce --config.data.dir=DIR
 
 Source: ours; same network, augmentation, epochs and schedule as cifar10n_small_sop.
 Measured: SMALL_CE
@@ -19,7 +19,9 @@ def get_config():
     config.noise.kind = "human"
     config.noise.labels = "worst"
     config.augment.crop_padding = 2
+    config.augment.flip = False
     config.model.width = 32
+    config.model.activation = "relu"
     config.method.name = "ce"
     config.optimizer.learning_rate = 0.05
     return config

@@ -1,6 +1,6 @@
 """SOP on 10,000 CIFAR-10N images, worst labels, 16x16, a 32-channel small ResNet (for a CPU).
 
-python -m sop_jax.main --config=configs/cifar10n_small_sop.py --workdir=runs/cifar10n_small_sop --config.data.dir=TFDS_DIR
+python -m sop_jax.main --config=configs/cifar10n_small_sop.py --workdir=runs/cifar10n_small_sop --config.data.dir=DIR
 
 Source: ours.
 Measured: SMALL_SOP
@@ -19,9 +19,11 @@ def get_config():
     config.noise.kind = "human"
     config.noise.labels = "worst"
     config.augment.crop_padding = 2
+    config.augment.flip = False
     config.model.width = 32
+    config.model.activation = "relu"
     config.method.name = "sop"
-    config.method.learning_rate_u = 25.0
+    config.method.learning_rate_u = 10.0
     config.method.learning_rate_v = 25.0
     config.optimizer.learning_rate = 0.05
     return config

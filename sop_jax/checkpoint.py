@@ -5,11 +5,13 @@ A step that fails is moved to `bad_checkpoints/` before an older one is tried: l
 later saves of that step.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from sop_jax import mesh as meshes
+from sop_jax.errors import UserError
 
 log = logging.getLogger("sop_jax")
 
@@ -71,14 +74,37 @@ class Checkpoints:
           state: a TrainState. It is copied first: the caller may donate it while the files are being written.
           meta: JSON values saved beside it.
           best: whether its validation accuracy is the best so far.
+
+        Raises:
+          UserError: the disk is full, or this save or the one before it failed.
         """
+        self._check_room(state)
         state = jax.tree.map(jnp.copy, state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({**meta, "sha256": digest(state, meta)})
         )
-        for manager in (self._last, self._best) if best else (self._last,):
-            if int(state.step) not in manager.all_steps():
-                manager.save(int(state.step), args=args, force=True)
+        with self._writing():
+            for manager in (self._last, self._best) if best else (self._last,):
+                if int(state.step) not in manager.all_steps():
+                    manager.save(int(state.step), args=args, force=True)
+
+    def _check_room(self, state: Any) -> None:
+        """Before Orbax begins: a save that runs out of disk in the middle ends in pages of its threads' errors."""
+        needed = 1.1 * sum(x.nbytes for x in jax.tree.leaves(_plain(state))) + 2**20
+        free = shutil.disk_usage(self._root).free
+        if free < needed:
+            raise UserError(f"no room for the checkpoint of step {int(state.step)}: {self._root} has "
+                            f"{free / 2**20:.1f} MiB free of the {needed / 2**20:.1f} it may take; make room, and the "
+                            "same command goes on from the checkpoint before")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
+            reason = "the disk is full" if "No space left" in str(error) else str(error)[:300]
+            raise UserError(f"a checkpoint cannot be written to {self._root} ({reason}); mend that, and the same "
+                            "command goes on from the checkpoint before") from error
 
     def restore(self, abstract: Any) -> tuple[Any, dict] | None:
         """The newest checkpoint that is whole, as (state, meta), or None where there is none.
@@ -97,7 +123,8 @@ class Checkpoints:
                 return state, meta
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
                 reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-                log.warning("checkpoint %d is damaged (%s); moved to %s, trying the one before", step, reason, self._bad)
+                log.warning("checkpoint %d is damaged (%s); moved to %s, trying the one before",
+                            step, reason, self._bad)
                 self._set_aside(step)
         return None
 
@@ -111,6 +138,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        for manager in (self._last, self._best):
-            manager.wait_until_finished()
-            manager.close()
+        with self._writing():
+            for manager in (self._last, self._best):
+                manager.wait_until_finished()
+                manager.close()

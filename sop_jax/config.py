@@ -70,6 +70,7 @@ def default() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "small_resnet"  # small_resnet, resnet18, resnet34, preact_resnet18
     config.model.width = 16  # channels of the first stage of small_resnet (the others have their published widths)
+    config.model.activation = "silu"  # of small_resnet: silu (smooth: equal losses on any number of devices) or relu
 
     config.method = ConfigDict()
     config.method.name = "sop"  # module of sop_jax.methods: ce, sop, sop_plus
@@ -167,6 +168,7 @@ def check(config: ConfigDict) -> None:
     _one_of(config, "method.variant", SOP_VARIANTS)
     _one_of(config, "optimizer.schedule", SCHEDULES)
     _one_of(config, "augment.strong", ("autoaugment", "weak"))
+    _one_of(config, "model.activation", ("silu", "relu"))
 
     data, noise, optimizer = config.data, config.noise, config.optimizer
     _require(config.seed < 2**32, "seed", config.seed, "it must be below 2**32")

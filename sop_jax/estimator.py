@@ -117,12 +117,11 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         config = self._config(images.shape[1:])
         if config.batch_size > len(images):
             raise UserError(f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size")
-        say = loop.tqdm.write if self.verbose else _silent
         config, notes = experiments.resolve(config, len(classes))
-        for note in notes:
-            say(note)
+        for note in notes if self.verbose else []:
+            print(note)
         experiment = experiments.build(config, arrays.make_dataset(images, given, classes), meshes.make_mesh())
-        state = _train(experiment, say)
+        state = _train(experiment, quiet=not self.verbose)
 
         self.classes_ = classes
         self._given = given
@@ -225,17 +224,13 @@ class _NoEvaluation:
         return {}
 
 
-def _silent(line: str) -> None:
-    """Takes a line of text and prints nothing."""
-
-
-def _train(experiment: experiments.Experiment, say: Callable[[str], None]) -> TrainState:
+def _train(experiment: experiments.Experiment, quiet: bool) -> TrainState:
     with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
         workdir = pathlib.Path(folder)
         checkpoints = checkpoint.Checkpoints(workdir)
         try:
             outcome = loop.train(
-                experiment, workdir, checkpoints, _NoEvaluation(), experiment.dataset.noise.sha256, say=say
+                experiment, workdir, checkpoints, _NoEvaluation(), experiment.dataset.noise.sha256, quiet
             )
         finally:
             checkpoints.close()

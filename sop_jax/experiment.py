@@ -101,7 +101,9 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     meshes.check_batch_size(config.batch_size, mesh)
     num_classes = len(dataset.class_names)
     method = methods.from_config(config.method, num_classes)
-    model = models.api.find(config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width)
+    model = models.api.find(
+        config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width, config.model.activation
+    )
     mean, std = (tuple(float(x) for x in values) for values in (dataset.mean, dataset.std))
     augment = Augment(config.augment.crop_padding, config.augment.flip, config.augment.strong, config.augment.cutout,
                       mean, std)

@@ -19,8 +19,9 @@ def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.nda
     """Scores every label, without any true one.
 
     Quality is sigmoid(margin - (U + V) / 2), with U the noise that the method puts on the given label and V the most
-    that it puts elsewhere, both in [0, 1]: the running margin ranks, the noise model corrects it. The threshold is the
-    model's own estimate: as many labels are flagged, worst first, as its mean prediction of the last epochs contradicts.
+    that it puts elsewhere, both in [0, 1]: the running margin ranks, the noise model corrects it. The threshold is
+    the model's own estimate: as many labels are flagged, worst first, as its mean prediction of the last epochs
+    contradicts.
 
     Args:
       given: int32 [n], the given labels.

@@ -5,6 +5,7 @@ run and names the step. SIGTERM saves a checkpoint at the step and ends the loop
 """
 
 import contextlib
+import itertools
 import pathlib
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from sop_jax import mesh as meshes
@@ -36,8 +38,21 @@ class Outcome(NamedTuple):
 
 @contextlib.contextmanager
 def _sigterm_flag() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM has come; the old handler returns afterwards."""
+    """Yields a function that says whether SIGTERM has come; the old handler returns afterwards.
+
+    Several processes agree on the dispatch to stop at: JAX listens for the signal and each asks at every dispatch.
+    """
     seen = []
+    if jax.process_count() > 1:
+        asked = itertools.count()
+
+        def agreed() -> bool:
+            if not seen and multihost_utils.reached_preemption_sync_point(next(asked)):
+                seen.append(signal.SIGTERM)
+            return bool(seen)
+
+        yield agreed
+        return
     try:
         old = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     except ValueError:  # not the main thread (the estimator in a worker): nobody sends signals there
@@ -113,7 +128,7 @@ def train(
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState], dict],
     labels_sha256: str,
-    say: Callable[[str], None] = tqdm.write,
+    quiet: bool = False,
 ) -> Outcome:
     """Trains from the newest good checkpoint, or from the start, to config.epochs.
 
@@ -122,9 +137,10 @@ def train(
       evaluate: state -> metrics of an evaluated epoch, merged into its line of metrics.jsonl; its keys stand there as
         null in epochs that are not evaluated.
       labels_sha256: hash of the given labels; a checkpoint of other labels is refused.
-      say: takes the line of text that each epoch is reported by.
+      quiet: print no line for each epoch and show no progress bar.
     """
     config, per_epoch = experiment.config, experiment.steps_per_epoch
+    speaks = jax.process_index() == 0 and not quiet
     restored = checkpoints.restore(experiment.abstract)
     state, meta = restored if restored else (experiment.init(), {"labels_sha256": labels_sha256})
     if meta["labels_sha256"] != labels_sha256:
@@ -135,16 +151,16 @@ def train(
     if len(history) < step // per_epoch:
         raise UserError(f"{workdir}/metrics.jsonl holds {len(history)} epochs but the checkpoint is at epoch "
                         f"{step // per_epoch}; restore the file or name another --workdir")
-    if restored:
-        say(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
+    if restored and speaks:
+        tqdm.write(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
 
     events = tensorboard.Events(workdir, history)
     runner = Runner(experiment)
     saved_step = [step if restored else None]
     losses = _Losses(lambda: saved_step[0])
     meta = {"labels_sha256": labels_sha256, "steps_per_epoch": per_epoch}
-    bar = tqdm(total=config.epochs * per_epoch * config.batch_size, unit="img", unit_scale=True, disable=None,
-               initial=step * config.batch_size, dynamic_ncols=True)
+    bar = tqdm(total=config.epochs * per_epoch * config.batch_size, unit="img", unit_scale=True,
+               disable=None if speaks else True, initial=step * config.batch_size, dynamic_ncols=True)
 
     def save(best: bool = False) -> None:
         if not all_finite(state):
@@ -180,7 +196,8 @@ def train(
             history.append(row)
             folder.append_metrics(workdir, row)
             events.add(row)
-            say(_describe(row, config.epochs))
+            if speaks:
+                tqdm.write(_describe(row, config.epochs))
             losses.pause()
             if best or terminated() or (epoch + 1) % config.checkpoint_every == 0 or epoch + 1 == config.epochs:
                 save(best)

@@ -158,6 +158,8 @@ def main(argv: list[str] | None = None) -> int:
         print(help_text())
         return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    for library in ("absl", "asyncio"):  # Orbax logs the errors of its threads here and raises them as well
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         command = parse(argv)
         prepare_backend(command.config)
@@ -178,4 +180,7 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    if exit_status:  # at once: no thread of a library may write below the error line, or wait for other processes
+        sys.stdout.flush()
+        os._exit(exit_status)

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 
 from sop_jax import evaluate, label_issues
@@ -52,10 +53,15 @@ def write_results(
     workdir: pathlib.Path, experiment: Experiment, outcome: Outcome, test_probs: np.ndarray,
     truth: np.ndarray | None, wall_seconds: float,
 ) -> None:
-    """Writes label_issues.csv, predictions.npz, gallery.npz and, last, summary.json, which marks the run finished."""
+    """Writes label_issues.csv, predictions.npz, gallery.npz and, last, summary.json, which marks the run finished.
+
+    Every process calls this, since they gather the rows together; the first writes.
+    """
     data, rows = experiment.dataset, experiment.dataset.train_rows
     tracker, table = read_rows(experiment, outcome.state)
     issues = read_issues(experiment, outcome.state)
+    if jax.process_index() != 0:
+        return
     given, ids = data.train.labels[rows], data.train.ids[rows]
     known = None if truth is None else truth[rows]
     label_issues.write_csv(workdir / "label_issues.csv", ids, given, issues, data.class_names, known)

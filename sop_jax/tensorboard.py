@@ -4,21 +4,28 @@ import logging
 import pathlib
 import shutil
 
+import jax
+
 log = logging.getLogger("sop_jax")
 SKIPPED = ("epoch", "step")
 
 
 class Events:
-    """Writes the metrics of a run. Opened anew it starts from `history`, so nothing of a killed run stands twice."""
+    """Writes the metrics of a run, in the first of several processes.
+
+    Opened anew it starts from `history`, so nothing of a killed run stands twice.
+    """
 
     def __init__(self, workdir: pathlib.Path, history: list[dict]):
+        self._writer = None
+        if jax.process_index() != 0:
+            return
         folder = workdir / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
             log.warning("tensorboardX is not installed: no TensorBoard events (metrics.jsonl has the same numbers)")
-            self._writer = None
             return
         self._writer = SummaryWriter(str(folder))
         for row in history:

@@ -25,7 +25,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the folder and holds its lock; the lock goes with the process, however that ends."""
+    """Makes the folder and holds its lock; the lock goes with the process, however that ends.
+
+    Of several processes of one run the first holds it, as it alone writes the files of this module.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         handle = open(workdir / ".lock", "w")  # noqa: SIM115 (held open as long as the lock)
@@ -95,7 +101,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict, requested: ConfigDict, labe
     summary = read_json(workdir / "summary.json", "delete it and the same command writes it anew")
     if saved is not None and summary is not None and summary.get("epochs") == config.epochs:
         return True
-    write_json(workdir / "config.json", config.to_dict())
+    if jax.process_index() == 0:
+        write_json(workdir / "config.json", config.to_dict())
     return False
 
 
@@ -153,12 +160,15 @@ def read_metrics(workdir: pathlib.Path, epochs: int) -> list[dict]:
         if not whole:
             raise UserError(f"{path}, line {epoch + 1}: missing or damaged, but the checkpoint is at epoch {epochs}; "
                             "restore the file or name another --workdir")
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    if jax.process_index() == 0:
+        write_text(path, "".join(f"{line}\n" for line in lines))
     return history
 
 
 def append_metrics(workdir: pathlib.Path, row: dict) -> None:
     """Adds one epoch to metrics.jsonl, on the disk before the call returns."""
+    if jax.process_index() != 0:
+        return
     with open(workdir / "metrics.jsonl", "a") as f:
         f.write(json.dumps(row) + "\n")
         f.flush()

@@ -69,7 +69,7 @@ def test_csv(tmp_path, truth):
     issues = label_issues.find(given, margin, probs, noise)
     path = tmp_path / "label_issues.csv"
     label_issues.write_csv(path, np.array([10, 11, 12, 13]), given, issues, ("cat", "dog, big", "fish"), truth)
-    rows = list(csv.DictReader(open(path, newline="")))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [r["id"] for r in rows] == ["11", "13", "12", "10"]
     assert rows[0]["given_label"] == "dog, big" and rows[0]["predicted_label"] == "cat"
     assert rows[0]["is_label_issue"] == "True" and rows[-1]["is_label_issue"] == "False"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from sop_jax.data import noise
-from sop_jax.data.dataset import Dataset, _statistics
+from sop_jax.data.dataset import Dataset, statistics
 from sop_jax.data.sources import Split
 from sop_jax.errors import UserError
 
@@ -76,7 +76,7 @@ def encode(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 def make_dataset(images: np.ndarray, given: np.ndarray, classes: np.ndarray) -> Dataset:
     """All rows are trained on; the truth is unknown and there is no test set."""
-    n, (mean, std) = len(images), _statistics(images)
+    n, (mean, std) = len(images), statistics(images)
     return Dataset(
         name="arrays",
         train=Split(images, given, np.arange(n)),

@@ -76,7 +76,7 @@ def load(config) -> tuple[Dataset, np.ndarray | None]:
         report = report._replace(kind=config.noise.kind, nominal_rate=float(config.noise.rate))
 
     train_rows, validation_rows = _split_rows(limit, config.data.validation_fraction, config.seed)
-    mean, std = _STATISTICS.get(config.data.name) or _statistics(images)
+    mean, std = _STATISTICS.get(config.data.name) or statistics(images)
     dataset = Dataset(
         name=raw.name,
         train=Split(images, given, raw.train.ids[:limit]),
@@ -164,7 +164,7 @@ def _split_rows(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndar
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation [C] of pixels / 255, from histograms (no float copy of the images)."""
     values = np.arange(256) / 255
     counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])

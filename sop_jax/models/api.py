@@ -33,11 +33,11 @@ class Model:
     apply: Callable
 
 
-def find(name: str, num_classes: int, dtype: Any = jnp.float32, width: int = 16) -> Model:
-    """The network called `name`; `width` is the first stage's channels of small_resnet. UserError if unknown."""
+def find(name: str, num_classes: int, dtype: Any = jnp.float32, width: int = 16, activation: str = "silu") -> Model:
+    """The network called `name`; `width` (first stage) and `activation` are small_resnet's. UserError if unknown."""
     if name not in NETWORKS:
         raise UserError(f"model.name={name!r} is unknown; the networks are {', '.join(NETWORKS)}")
-    options = {"width": width} if name == "small_resnet" else {}
+    options = {"width": width, "activation": activation} if name == "small_resnet" else {}
     module = NETWORKS[name](num_classes=num_classes, dtype=dtype, **options)
 
     def init(key, shape):

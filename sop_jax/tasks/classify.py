@@ -60,14 +60,14 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     data, truth = datasets.load(config)
     resolved, notes = experiments.resolve(config, len(data.class_names))
     for line in [data.noise.describe(), *notes]:
-        print(line, flush=True)
+        _say(line)
     experiment = experiments.build(resolved, data, meshes.make_mesh())
     if dry_run:
-        print(describe(experiment))
+        _say(describe(experiment))
         return
     with folder.locked(workdir):
         if folder.claim(workdir, resolved, config, data.noise.sha256):
-            print(f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See {workdir}/report.html")
+            _say(f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See {workdir}/report.html")
             return
         _train(experiment, truth, workdir, started)
 
@@ -84,12 +84,18 @@ def _train(experiment: Experiment, truth: np.ndarray | None, workdir: pathlib.Pa
     finally:
         checkpoints.close()
     if not outcome.finished:
-        print(f"stopped by SIGTERM at step {int(outcome.state.step)}; the same command goes on from there")
+        _say(f"stopped by SIGTERM at step {int(outcome.state.step)}; the same command goes on from there")
         return
+    test_probs = evaluation.test_probs(outcome.state)
+    outputs.write_results(workdir, experiment, outcome, test_probs, truth, time.perf_counter() - started)
     if jax.process_index() == 0:
-        outputs.write_results(workdir, experiment, outcome, evaluation.test_probs(outcome.state), truth,
-                              time.perf_counter() - started)
-        print(f"report: {report.write_report(workdir)}", flush=True)
+        _say(f"report: {report.write_report(workdir)}")
+
+
+def _say(text: str) -> None:
+    """Prints, in the first of several processes."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
 
 
 def describe(experiment: Experiment) -> str:
