@@ -148,9 +148,6 @@ def train(
                         f"was {meta['labels_sha256'][:12]}); restore the data or name another --workdir")
     step = int(state.step)
     history = folder.read_metrics(workdir, step // per_epoch)
-    if len(history) < step // per_epoch:
-        raise UserError(f"{workdir}/metrics.jsonl holds {len(history)} epochs but the checkpoint is at epoch "
-                        f"{step // per_epoch}; restore the file or name another --workdir")
     if restored and speaks:
         tqdm.write(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
 

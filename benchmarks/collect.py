@@ -1,0 +1,43 @@
+"""Writes the figures of finished runs, with command, device and versions, into one small JSON file.
+
+    python benchmarks/collect.py RUN_DIR... --out=benchmarks/results/NAME.json [--note=TEXT]
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+
+FIGURES = (
+    "method", "dataset", "seed", "epochs", "noise_rate_actual", "noise_rate_estimated", "test_accuracy_last",
+    "test_accuracy_best", "best_epoch", "label_issue_auroc", "label_issue_auprc", "label_issue_f1", "margin_auroc",
+    "rows_at_bound", "label_accuracy_before", "label_accuracy_after", "images_per_second", "compile_seconds",
+    "wall_seconds",
+)  # fmt: skip
+
+
+def collect(folder: pathlib.Path) -> dict:
+    """One run's figures. Folders are cut to their names: a path says more about the machine than about the run."""
+    summary, run = (json.loads((folder / name).read_text()) for name in ("summary.json", "run.json"))
+    command = re.sub(r"=(\S*/)([^/\s]+)", lambda m: m[0] if m[0].startswith("=configs/") else f"=.../{m[2]}",
+                     run["command"])
+    command = re.sub(r"^python \S*sop_jax/main.py", "python -m sop_jax.main", command)
+    return {
+        "command": command, "git_commit": run["git_commit"], "started": run["started"], "devices": run["devices"],
+        "cpu_count": os.cpu_count(), "versions": run["versions"], **{name: summary[name] for name in FIGURES},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=pathlib.Path)
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--note", default="")
+    arguments = parser.parse_args()
+    result = {"note": arguments.note, "runs": [collect(folder) for folder in arguments.folders]}
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
