@@ -11,6 +11,7 @@ import pathlib
 import pkgutil
 import re
 import runpy
+import signal
 import sys
 import traceback
 from typing import NamedTuple
@@ -179,7 +180,14 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _stop(number: int, frame: object) -> None:
+    """SIGTERM before or after training, which handles it itself: every file is whole at any moment, so leave at once."""
+    print("stopped by SIGTERM outside training; the same command goes on from the last checkpoint", flush=True)
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     exit_status = main()
     if exit_status:  # at once: no thread of a library may write below the error line, or wait for other processes
         sys.stdout.flush()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from sop_jax.config import suggestion
 from sop_jax.errors import UserError
 from sop_jax.methods import base as base
 from sop_jax.methods.base import Method as Method
@@ -20,7 +21,8 @@ def names() -> list[str]:
 def find(name: str) -> Callable[..., Method]:
     """The factory of a method: `find("sop")(num_classes=10) -> Method`. Raises UserError for an unknown name."""
     if name not in names():
-        raise UserError(f"method.name={name!r} is unknown; the methods are {', '.join(names())}")
+        known = names()
+        raise UserError(f"method.name={name!r} is unknown{suggestion(name, known)}; the methods are {', '.join(known)}")
     return importlib.import_module(f"sop_jax.methods.{name}").make
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sop_jax.config import suggestion
 from sop_jax.errors import UserError
 from sop_jax.models import resnet
 
@@ -36,7 +37,8 @@ class Model:
 def find(name: str, num_classes: int, dtype: Any = jnp.float32, width: int = 16, activation: str = "silu") -> Model:
     """The network called `name`; `width` (first stage) and `activation` are small_resnet's. UserError if unknown."""
     if name not in NETWORKS:
-        raise UserError(f"model.name={name!r} is unknown; the networks are {', '.join(NETWORKS)}")
+        raise UserError(f"model.name={name!r} is unknown{suggestion(name, list(NETWORKS))}; "
+                        f"the networks are {', '.join(NETWORKS)}")
     options = {"width": width, "activation": activation} if name == "small_resnet" else {}
     module = NETWORKS[name](num_classes=num_classes, dtype=dtype, **options)
 
