@@ -119,7 +119,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     key, labels = jax.random.key(config.seed), jnp.asarray(dataset.train.labels)
     shapes = jax.eval_shape(init_state, key, labels)
     shardings = steps.state_shardings(shapes, mesh)
-    init = jax.jit(init_state, out_shardings=shardings)
+    init = steps.compile_init(init_state, shardings)
     end_epoch = None
     if method.on_epoch_end is not methods.base.keep_epoch:
         end_epoch = jax.jit(functools.partial(_end_epoch, method), donate_argnums=0, out_shardings=shardings)

@@ -181,7 +181,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _stop(number: int, frame: object) -> None:
-    """SIGTERM before or after training, which handles it itself: every file is whole at any moment, so leave at once."""
+    """SIGTERM before or after training (which handles it itself): files are whole at any moment, so leave at once."""
     print("stopped by SIGTERM outside training; the same command goes on from the last checkpoint", flush=True)
     os._exit(0)
 

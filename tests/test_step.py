@@ -90,7 +90,7 @@ def run(mesh, batch_size, epochs, *, name="sop", frozen=False, chunk=1, learning
         return steps.init_state(key, method, model, optimiser, images.shape[1:], labels, num_classes)
 
     shardings = steps.state_shardings(jax.eval_shape(init, jax.random.key(0), labels), mesh)
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0), jnp.asarray(labels))
+    state = steps.compile_init(init, shardings)(jax.random.key(0), jnp.asarray(labels))
     step = steps.make_step(method, apply, optimiser, per_epoch)
     run_steps = steps.compile_steps(step, AUGMENT, method.num_views, per_epoch, shardings, mesh)
     copied, split = meshes.replicated(mesh), meshes.columns(mesh)
