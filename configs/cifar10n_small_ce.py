@@ -3,7 +3,7 @@
 python -m sop_jax.main --config=configs/cifar10n_small_ce.py --workdir=runs/cifar10n_small_ce --config.data.dir=DIR
 
 Source: ours; same network, augmentation, epochs and schedule as cifar10n_small_sop.
-Measured: SMALL_CE
+Measured: 50.0 % last epoch, 53.5 % best (diagnostic), issue AUROC .868; one seed, 2 CPU cores (benchmarks/results).
 """
 
 from sop_jax.config import default

@@ -3,7 +3,7 @@
 python -m sop_jax.main --config=configs/cifar10n_small_sop.py --workdir=runs/cifar10n_small_sop --config.data.dir=DIR
 
 Source: ours.
-Measured: SMALL_SOP
+Measured: 59.0 % last epoch and best, issue AUROC .863, F1 .73; one seed, 2 CPU cores (benchmarks/results).
 """
 
 from sop_jax.config import default

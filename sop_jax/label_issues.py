@@ -19,9 +19,11 @@ def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.nda
     """Scores every label, without any true one.
 
     Quality is sigmoid(margin - (U + V) / 2), with U the noise that the method puts on the given label and V the most
-    that it puts elsewhere, both in [0, 1]: the running margin ranks, the noise model corrects it. The threshold is
-    the model's own estimate: as many labels are flagged, worst first, as its mean prediction of the last epochs
-    contradicts.
+    that it puts elsewhere, both in [0, 1]: the running margin ranks, the noise model corrects it.
+
+    The threshold is the model's own estimate of how many labels are wrong, and that many are flagged, worst first: the
+    rows whose given label is more than half cancelled (U > 1/2) or, if they are more (u and v may not have grown yet,
+    and some methods have none), the rows that the mean prediction of the last epochs contradicts.
 
     Args:
       given: int32 [n], the given labels.
@@ -34,7 +36,8 @@ def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.nda
     quality = 1 / (1 + np.exp(-(margin - (noise[rows, given] - noise.min(axis=1)) / 2)))
     best, best_other = probs.argmax(1), np.where(on_given, -np.inf, probs).argmax(1)
     is_issue = np.zeros(len(given), bool)
-    is_issue[np.argsort(quality, kind="stable")[: np.sum(best != given)]] = True
+    estimated = max(np.sum(noise[rows, given] > 0.5), np.sum(best != given))
+    is_issue[np.argsort(quality, kind="stable")[:estimated]] = True
     return LabelIssues(quality, np.where(is_issue, best_other, best).astype(np.int32), is_issue)
 
 

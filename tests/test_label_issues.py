@@ -32,6 +32,13 @@ def test_flagged_rows_never_suggest_the_given_label():
     assert np.all(issues.suggested[issues.is_issue] != given[issues.is_issue])
 
 
+def test_cancelled_labels_are_counted_where_they_are_more():
+    """Three rows with U > 1/2 against two contradicted by the prediction: the three worst are flagged."""
+    given, margin, probs, noise = example()
+    noise[[1, 2, 3], given[[1, 2, 3]]] = 0.9
+    np.testing.assert_array_equal(label_issues.find(given, margin, probs, noise).is_issue, [False, True, True, True])
+
+
 def test_estimated_noise_lowers_quality():
     given, margin, probs, noise = example()
     before = label_issues.find(given, margin, probs, noise).quality
