@@ -164,7 +164,8 @@ def check(config: ConfigDict) -> None:
               "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
               "method.balance_weight", "method.init_std", "optimizer.learning_rate", "optimizer.momentum",
               "optimizer.weight_decay", "optimizer.drop_factor", "optimizer.final_learning_rate")
-    _at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample", "model.width")
+    _at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
+              "model.width")
     _at_least(config, 2, "data.num_classes", "data.train_limit")
     _one_of(config, "dtype", DTYPES)
     _one_of(config, "seeds_by", SEEDS_BY)
@@ -204,8 +205,9 @@ def each_seed(config: ConfigDict) -> list[ConfigDict]:
 def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> list[str]:
     """Fields in which `config` departs from a run's saved config, but for those that may differ on resume.
 
-    These may: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, a `dtype` or `seeds_by`
-    left to the device, and a larger `epochs` unless the schedule is a cosine, whose earlier rates depend on the length.
+    These may: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, a `dtype` or
+    `seeds_by` left to the device, and a larger `epochs` unless the schedule is a cosine, whose earlier rates depend on
+    the length.
 
     Args:
       saved: contents of config.json.

@@ -109,11 +109,9 @@ def build(config: ConfigDict, datasets: list[Dataset], mesh: Mesh) -> Group:
     Raises:
       UserError: as `experiment.build`.
     """
-    own = configs.each_seed(config)
-    first = experiments.build(own[0], datasets[0], mesh)
-    members = tuple(
-        dataclasses.replace(first, config=config, dataset=dataset) for config, dataset in zip(own, datasets, strict=True)
-    )
+    own = list(zip(configs.each_seed(config), datasets, strict=True))
+    first = experiments.build(*own[0], mesh)
+    members = tuple(dataclasses.replace(first, config=member, dataset=dataset) for member, dataset in own)
     make_run = steps.repeated if len(members) == 1 else {"unroll": _unrolled, "vmap": _vmapped}[config.seeds_by]
     abstract = join([first.abstract] * len(members))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
