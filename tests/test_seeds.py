@@ -149,11 +149,11 @@ def trained(seeds_by, chunk, devices, num_steps=2):
     return np.concatenate(losses), seeds.split(state)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_vmap_and_unroll_agree(devices):
-    """Two steps in one scanned dispatch, batched over seeds, against single unrolled ones: to 1e-5 of the largest."""
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 2), (8, 1)], ids=["scanned", "eight devices"])
+def test_vmap_and_unroll_agree(devices, chunk):
+    """Two steps batched over seeds against single unrolled ones: losses to 1e-5 of the largest, the rest to 1e-4."""
     losses, states = trained("unroll", 1, devices)
-    batched_losses, batched = trained("vmap", 2, devices)
+    batched_losses, batched = trained("vmap", chunk, devices)
     assert losses.shape == (2, 2)
     assert_match(batched_losses, losses, 1e-5)
     for one, other in zip(states, batched, strict=True):
