@@ -109,6 +109,7 @@ def _train(
             _say(f"report: {report.write_report(own)}")
     if len(folders) > 1 and jax.process_index() == 0:
         outputs.write_group_summary(workdir, summaries)
+        _say(f"mean and std over {len(folders)} seeds: {workdir}/summary.json")
 
 
 def _say(text: str) -> None:
