@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from sop_jax.errors import UserError
-from sop_jax.run_folder import flatten, number, read_config_and_summary
+from sop_jax.run_folder import flatten, number, read_config_and_summary, seed_folders
 
 METRICS = {  # summary.json -> column heading
     "test_accuracy_last": "test_accuracy_last",
@@ -20,11 +20,13 @@ METRICS = {  # summary.json -> column heading
     "images_per_second": "images_per_second",
 }
 SEEDS = ("seed", "noise.seed")  # repeats of one setting differ in these
-WHEREABOUTS = ("data.dir", "compilation_cache", "checkpoint_every", "distributed.")  # no influence on the numbers
+WHEREABOUTS = (  # no influence on the numbers
+    "data.dir", "compilation_cache", "checkpoint_every", "distributed.", "num_seeds", "seeds_by",
+)  # fmt: skip
 
 
 def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
-    """Groups finished runs by everything in their configuration but the seed.
+    """Groups finished runs by everything in their configuration but the seed; a run of several seeds counts as so many.
 
     Returns:
         (groups, warnings). A group has dataset, noise, method, network, differs (the other fields in which it is not
@@ -35,7 +37,7 @@ def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
         UserError: a run is missing, unfinished or damaged.
     """
     settings, summaries = {}, {}
-    for workdir in dict.fromkeys(workdirs):
+    for workdir in dict.fromkeys(own for given in workdirs for own in _seeds(given)):
         config, summary = read_config_and_summary(Path(workdir))
         settings[workdir], summaries[workdir] = flatten(config), summary
     members = {}
@@ -90,6 +92,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _seeds(workdir: str) -> list[str]:
+    """The folders of a run's seeds: the run itself, unless it trained several."""
+    _, summary = read_config_and_summary(Path(workdir))
+    return [str(own) for own in seed_folders(Path(workdir), summary["seeds"])] if "seeds" in summary else [workdir]
 
 
 def _names(setting: dict) -> dict[str, str]:

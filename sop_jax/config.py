@@ -16,6 +16,7 @@ from sop_jax.errors import UserError
 DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "step", "cosine")
 SOP_VARIANTS = ("paper", "official")
+SEEDS_BY = ("auto", "unroll", "vmap")
 NOISE_KINDS = (
     "none",  # the set's labels as they are
     "symmetric",  # inclusive: redraw over all K classes, the true one too (published SOP, ELR, DivideMix)
@@ -36,6 +37,8 @@ def default() -> ConfigDict:
     config = ConfigDict()
     config.task = "classify"  # module of sop_jax.tasks that runs this config
     config.seed = 0  # initialisation, batch order, augmentation and (unless noise.seed is set) label noise
+    config.num_seeds = 1  # seeds seed, seed+1, ... trained in one program; noise.seed gives them all one noise draw
+    config.seeds_by = "auto"  # how: unroll (one after the other in each step), vmap (batched); auto: unroll
     config.epochs = 60  # passes over the training rows
     config.batch_size = 128  # global batch, over all devices
     config.dtype = "auto"  # network arithmetic: bfloat16 on GPU and TPU, float32 on CPU; logits, losses, rows: float32
@@ -161,9 +164,11 @@ def check(config: ConfigDict) -> None:
               "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
               "method.balance_weight", "method.init_std", "optimizer.learning_rate", "optimizer.momentum",
               "optimizer.weight_decay", "optimizer.drop_factor", "optimizer.final_learning_rate")
-    _at_least(config, 1, "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample", "model.width")
+    _at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
+              "model.width")
     _at_least(config, 2, "data.num_classes", "data.train_limit")
     _one_of(config, "dtype", DTYPES)
+    _one_of(config, "seeds_by", SEEDS_BY)
     _one_of(config, "noise.kind", NOISE_KINDS)
     _one_of(config, "method.variant", SOP_VARIANTS)
     _one_of(config, "optimizer.schedule", SCHEDULES)
@@ -172,6 +177,8 @@ def check(config: ConfigDict) -> None:
 
     data, noise, optimizer = config.data, config.noise, config.optimizer
     _require(config.seed < 2**32, "seed", config.seed, "it must be below 2**32")
+    _require(config.seed + config.num_seeds <= 2**32, "num_seeds", config.num_seeds,
+             f"seeds are counted up from config.seed={config.seed} and must stay below 2**32")
     _require(0 <= noise.rate <= 1, "noise.rate", noise.rate, "a rate lies in [0, 1] (0.4 for 40 %)")
     _require(noise.kind not in ("none", "human") or noise.rate == 0, "noise.rate", noise.rate,
              f"noise.kind={noise.kind!r} has no rate; set noise.kind=symmetric or another kind, or leave the rate at 0")
@@ -187,11 +194,20 @@ def check(config: ConfigDict) -> None:
              "it must lie in [0, num_processes)")
 
 
+def each_seed(config: ConfigDict) -> list[ConfigDict]:
+    """The config of each of its `num_seeds` seeds, as a run of one seed: what its folder holds."""
+    copies = [config.copy_and_resolve_references() for _ in range(config.num_seeds)]
+    for number, copy in enumerate(copies):
+        copy.update(seed=config.seed + number, num_seeds=1)
+    return copies
+
+
 def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> list[str]:
     """Fields in which `config` departs from a run's saved config, but for those that may differ on resume.
 
-    These may: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, a `dtype` left to the
-    device, and a larger `epochs` unless the schedule is a cosine, whose earlier rates depend on the length.
+    These may: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, a `dtype` or
+    `seeds_by` left to the device, and a larger `epochs` unless the schedule is a cosine, whose earlier rates depend on
+    the length.
 
     Args:
       saved: contents of config.json.
@@ -205,8 +221,7 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
         may_differ.add("epochs")
     else:
         reasons["epochs"] = ": a run can be made longer, not shorter"
-    if requested.dtype == "auto":
-        may_differ.add("dtype")
+    may_differ |= {field for field in ("dtype", "seeds_by") if requested[field] == "auto"}
 
     def flat(tree, prefix=""):
         for name, value in tree.items():
@@ -215,6 +230,7 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
             else:
                 yield prefix + name, list(value) if isinstance(value, tuple) else value
 
-    old, new = dict(flat(saved)), dict(flat(config.to_dict()))
+    old = {"num_seeds": 1, **dict(flat(saved))}  # folders older than that field hold one
+    new = dict(flat(config.to_dict()))
     return [f"{name} (was {old.get(name)!r}, now {new.get(name)!r}{reasons.get(name, '')})" for name in {**old, **new}
             if old.get(name) != new.get(name) and name not in may_differ and not name.startswith("distributed.")]

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from sop_jax import checkpoint, evaluate, loop, models, outputs
+from sop_jax import checkpoint, evaluate, loop, models, outputs, seeds
 from sop_jax import config as configs
 from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
@@ -120,8 +120,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         config, notes = experiments.resolve(config, len(classes))
         for note in notes if self.verbose else []:
             print(note)
-        experiment = experiments.build(config, arrays.make_dataset(images, given, classes), meshes.make_mesh())
-        state = _train(experiment, quiet=not self.verbose)
+        group = seeds.build(config, [arrays.make_dataset(images, given, classes)], meshes.make_mesh())
+        (experiment,), state = group.members, _train(group, quiet=not self.verbose)
 
         self.classes_ = classes
         self._given = given
@@ -224,14 +224,12 @@ class _NoEvaluation:
         return {}
 
 
-def _train(experiment: experiments.Experiment, quiet: bool) -> TrainState:
+def _train(group: seeds.Group, quiet: bool) -> TrainState:
     with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
         workdir = pathlib.Path(folder)
         checkpoints = checkpoint.Checkpoints(workdir)
         try:
-            outcome = loop.train(
-                experiment, workdir, checkpoints, _NoEvaluation(), experiment.dataset.noise.sha256, quiet
-            )
+            (outcome,) = loop.train(group, workdir, checkpoints, [_NoEvaluation()], quiet)
         finally:
             checkpoints.close()
     if not outcome.finished:

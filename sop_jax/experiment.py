@@ -29,8 +29,8 @@ class Experiment:
 
     Attributes:
       config: resolved, every field that the run uses has a value.
-      init: () -> TrainState, on the mesh. abstract: its shapes, dtypes and shardings.
-      run_steps: (state, resident, example [S,B], index [S,B]) -> (state, losses [S]), jitted; the old state is dead.
+      start: (key, given labels int32 [N]) -> TrainState, on the mesh, jitted. abstract: its shapes, dtypes, shardings.
+      step: (state, resident, example [B], index [B]) -> (state, loss), not compiled: `seeds.py` makes programs of it.
       predict: (params, model_state, images, rows) -> probs [R, K].
       end_epoch: (state, epoch) -> state, the method's `on_epoch_end`, or None where it has none.
     """
@@ -39,9 +39,9 @@ class Experiment:
     dataset: Dataset
     mesh: Mesh
     method: methods.Method
-    init: Callable[[], steps.TrainState]
+    start: Callable[[jax.Array, jax.Array], steps.TrainState]
     abstract: steps.TrainState
-    run_steps: Callable
+    step: Callable
     predict: Callable
     end_epoch: Callable | None
 
@@ -55,17 +55,16 @@ class Experiment:
         """Updates in one pass over the training rows."""
         return pipeline.steps_per_epoch(len(self.dataset.train_rows), self.config.batch_size)
 
+    def init(self) -> steps.TrainState:
+        """The state before the first step."""
+        return self.start(jax.random.key(self.config.seed), jnp.asarray(self.dataset.train.labels))
+
     def plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The batches of an epoch, see `pipeline.epoch_plan`."""
         padded = table.padded(len(self.dataset.train.labels))
         return pipeline.epoch_plan(
             self.dataset.train_rows, self.config.batch_size, self.config.seed, epoch, padded
         )
-
-    def resident(self) -> steps.Resident:
-        """The training images and given labels, a copy on every device."""
-        put = functools.partial(meshes.put, sharding=meshes.replicated(self.mesh))
-        return steps.Resident(put(self.dataset.train.images), put(self.dataset.train.labels))
 
 
 def resolve(config: ConfigDict, num_classes: int) -> tuple[ConfigDict, list[str]]:
@@ -74,6 +73,8 @@ def resolve(config: ConfigDict, num_classes: int) -> tuple[ConfigDict, list[str]
     platform = jax.default_backend()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
+    if config.seeds_by == "auto":
+        config.seeds_by = "unroll"  # on a CPU vmap, whose convolutions are grouped ones, was never faster; no GPU yet
     if config.steps_per_dispatch == 0:
         config.steps_per_dispatch = 1 if platform == "cpu" else 64
     if platform == "cpu" and config.steps_per_dispatch != 1:
@@ -116,10 +117,8 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     def init_state(key, labels):
         return steps.init_state(key, method, model, optimiser, dataset.train.images.shape[1:], labels, num_classes)
 
-    key, labels = jax.random.key(config.seed), jnp.asarray(dataset.train.labels)
-    shapes = jax.eval_shape(init_state, key, labels)
+    shapes = jax.eval_shape(init_state, jax.random.key(0), jnp.asarray(dataset.train.labels))
     shardings = steps.state_shardings(shapes, mesh)
-    init = steps.compile_init(init_state, shardings)
     end_epoch = None
     if method.on_epoch_end is not methods.base.keep_epoch:
         end_epoch = jax.jit(functools.partial(_end_epoch, method), donate_argnums=0, out_shardings=shardings)
@@ -128,9 +127,9 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         dataset=dataset,
         mesh=mesh,
         method=method,
-        init=lambda: init(key, labels),
+        start=steps.compile_init(init_state, shardings),
         abstract=_with_shardings(shapes, shardings),
-        run_steps=steps.compile_steps(step, augment, method.num_views, per_epoch, shardings, mesh),
+        step=steps.step_from_plan(step, augment, method.num_views, per_epoch),
         predict=make_predict(model.apply, mean, std, mesh, _eval_batch_size(config.batch_size, mesh)),
         end_epoch=end_epoch,
     )

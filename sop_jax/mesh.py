@@ -37,9 +37,9 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def columns(mesh: Mesh) -> NamedSharding:
-    """Sharding of an index array [S, B]: every device holds its part of each of the S batches."""
-    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+def columns(mesh: Mesh, leading: int = 1) -> NamedSharding:
+    """Sharding of an index array [S, B] (`leading` 2: [S, seeds, B]): every device holds its part of each batch."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, AXIS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

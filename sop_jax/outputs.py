@@ -1,6 +1,8 @@
 """The files a finished run leaves beside its metrics: labels, issues, predictions, gallery, summary (design, 5)."""
 
+import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -52,16 +54,19 @@ def read_issues(experiment: Experiment, state: TrainState) -> LabelIssues:
 def write_results(
     workdir: pathlib.Path, experiment: Experiment, outcome: Outcome, test_probs: np.ndarray,
     truth: np.ndarray | None, wall_seconds: float,
-) -> None:
+) -> dict:
     """Writes label_issues.csv, predictions.npz, gallery.npz and, last, summary.json, which marks the run finished.
 
     Every process calls this, since they gather the rows together; the first writes.
+
+    Returns:
+      What summary.json holds (in the other processes, nothing).
     """
     data, rows = experiment.dataset, experiment.dataset.train_rows
     tracker, table = read_rows(experiment, outcome.state)
     issues = read_issues(experiment, outcome.state)
     if jax.process_index() != 0:
-        return
+        return {}
     given, ids = data.train.labels[rows], data.train.ids[rows]
     known = None if truth is None else truth[rows]
     label_issues.write_csv(workdir / "label_issues.csv", ids, given, issues, data.class_names, known)
@@ -78,6 +83,31 @@ def write_results(
     summary |= label_issues.summarise(given, issues, tracker["margin"][:, 0], known)
     summary["rows_at_bound"] = _share_at_bound(table)
     folder.write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def write_group_summary(workdir: pathlib.Path, runs: list[dict]) -> None:
+    """summary.json of a run of several seeds: the summary of each, and the mean and std (ddof = 1) of every number.
+
+    A number that some seed does not know is null.
+    """
+    shared = ("method", "dataset", "epochs", "class_names", "noise_kind")
+    names = [name for name in runs[0] if name not in (*shared, "seed")
+             and all(run[name] is None or isinstance(run[name], int | float) for run in runs)]
+
+    def over_seeds(statistic: Callable) -> dict:
+        columns = {name: [run[name] for run in runs] for name in names}
+        return {name: None if None in column else float(statistic(column)) for name, column in columns.items()}
+
+    folder.write_json(workdir / "summary.json", {
+        **{name: runs[0][name] for name in shared},
+        "num_seeds": len(runs),
+        "seeds": [run["seed"] for run in runs],
+        "images_per_second": sum(run["images_per_second"] for run in runs),  # of all seeds together
+        "mean": over_seeds(np.mean),
+        "std": over_seeds(functools.partial(np.std, ddof=1)),
+        "runs": runs,
+    })
 
 
 def _summary(experiment: Experiment, outcome: Outcome, test_probs: np.ndarray, wall_seconds: float) -> dict:

@@ -5,6 +5,7 @@ import json
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,11 @@ class Run:
         return number(self.summary, key, self.workdir / "summary.json")
 
 
+def seed_folders(workdir: Path, seeds: Sequence[int]) -> list[Path]:
+    """The folder of each seed's files: `workdir` itself for one seed, `workdir/seed_<seed>` for several."""
+    return [workdir] if len(seeds) == 1 else [workdir / f"seed_{seed}" for seed in seeds]
+
+
 def read_run(workdir: str | Path) -> Run:
     """Reads every file of a finished run.
 
@@ -66,6 +72,9 @@ def read_run(workdir: str | Path) -> Run:
     """
     folder = Path(workdir)
     config, environment, summary = read_config_and_summary(folder, "run.json")
+    if "seeds" in summary:
+        own = seed_folders(folder, summary["seeds"])
+        raise UserError(f"{folder}: holds {len(own)} seeds, each a run with its own page; give one, such as {own[0]}")
     names = summary.get("class_names")
     if not isinstance(names, list) or not names:
         raise _damaged(folder / "summary.json", "class_names is not a list of names")

@@ -209,15 +209,10 @@ def compile_init(init: Callable, shardings: TrainState) -> Callable:
     return jax.jit(init, out_shardings=shardings, compiler_options=quick)
 
 
-def compile_steps(
-    step: Callable, augment: augmentation.Augment, num_views: int, steps_per_epoch: int, shardings: TrainState,
-    mesh: Mesh,
+def step_from_plan(
+    step: Callable, augment: augmentation.Augment, num_views: int, steps_per_epoch: int
 ) -> Callable:
-    """Jits (state, resident, example [S, B], index [S, B]) -> (state, losses [S]); the old state is donated, so dead.
-
-    S steps are one device call. On the CPU keep S = 1: XLA:CPU runs a convolution inside a loop body about 40 times
-    slower.
-    """
+    """The step with the making of its batch: (state, resident, example [B], index [B]) -> (state, loss)."""
 
     def one(state: TrainState, resident: Resident, example: jax.Array, index: jax.Array):
         num_rows = jax.tree.leaves(state.tracker)[0].shape[0]
@@ -226,13 +221,30 @@ def compile_steps(
         state, metrics = step(state, batch)
         return state, metrics["loss"]
 
-    def run(state: TrainState, resident: Resident, example: jax.Array, index: jax.Array):
+    return one
+
+
+def repeated(one: Callable) -> Callable:
+    """Any step `one` from plans to a run of S of them: (state, resident, example [S, ...], index) -> (state, losses).
+
+    On the CPU keep S = 1: XLA:CPU runs a convolution inside a loop body about 40 times slower.
+    """
+
+    def run(state: Any, resident: Resident, example: jax.Array, index: jax.Array):
         if example.shape[0] == 1:
             state, loss = one(state, resident, example[0], index[0])
             return state, loss[None]
         return jax.lax.scan(lambda s, plan: one(s, resident, *plan), state, (example, index))
 
-    copied, split = meshes.replicated(mesh), meshes.columns(mesh)
+    return run
+
+
+def compile_steps(run: Callable, shardings: Any, mesh: Mesh, leading: int = 1) -> Callable:
+    """Jits `run` of `repeated`, one device call for its S steps; the old state is donated, so dead.
+
+    `shardings` is a tree like the state; `leading` says how many axes a plan has before the batch's.
+    """
+    copied, split = meshes.replicated(mesh), meshes.columns(mesh, leading)
     return jax.jit(
         run,
         donate_argnums=0,

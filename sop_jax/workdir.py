@@ -11,7 +11,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -78,13 +78,15 @@ def read_json(path: pathlib.Path, mend: str) -> dict | None:
     return value
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict, requested: ConfigDict, labels_sha256: str) -> bool:
+def claim(
+    workdir: pathlib.Path, config: ConfigDict, requested: ConfigDict, labels: Mapping[pathlib.Path, str]
+) -> bool:
     """Saves the resolved config, unless the folder holds the finished run of this config: then returns True.
 
     Args:
       workdir: the locked folder.
       config: the resolved config. requested: the same before its open fields were filled in.
-      labels_sha256: hash of the given labels.
+      labels: hash of the given labels that go with each seed's folder (`workdir` itself, for one seed).
 
     Raises:
       UserError: the folder belongs to a run with another config or other labels. Nothing was changed in it.
@@ -94,10 +96,11 @@ def claim(workdir: pathlib.Path, config: ConfigDict, requested: ConfigDict, labe
     if changed:
         raise UserError(f"--workdir={workdir} belongs to a run with another config: {'; '.join(changed)}; "
                         "use its values or name another --workdir")
-    was = _labels_sha256(workdir / "labels.npz")
-    if was not in (None, labels_sha256):
-        raise UserError(f"the given labels are not those that {workdir} was trained on (sha256 {labels_sha256[:12]}, "
-                        f"was {was[:12]}); restore the data or name another --workdir")
+    for own, sha256 in labels.items():
+        was = _labels_sha256(own / "labels.npz")
+        if was not in (None, sha256):
+            raise UserError(f"the given labels are not those that {own} was trained on (sha256 {sha256[:12]}, "
+                            f"was {was[:12]}); restore the data or name another --workdir")
     summary = read_json(workdir / "summary.json", "delete it and the same command writes it anew")
     if saved is not None and summary is not None and summary.get("epochs") == config.epochs:
         return True

@@ -54,6 +54,9 @@ def test_the_published_configs_are_there():
     ({"seed": -1}, "config.seed=-1"),
     ({"seed": 2**32}, "below 2\\*\\*32"),
     ({"noise__seed": -1}, "config.noise.seed=-1"),
+    ({"num_seeds": 0}, "config.num_seeds=0 is not allowed: it must be a finite number of at least 1"),
+    ({"seed": 2**32 - 1, "num_seeds": 2}, "config.num_seeds=2 is not allowed: .*config.seed=4294967295"),
+    ({"seeds_by": "vmaps"}, "config.seeds_by='vmaps' is unknown; did you mean 'vmap'"),
     ({"dtype": "float16"}, "did you mean 'bfloat16'"),
     ({"noise__kind": "symetric"}, "did you mean 'symmetric'"),
     ({"noise__kind": "symmetric", "noise__rate": 1.2}, "a rate lies in \\[0, 1\\]"),
@@ -134,6 +137,21 @@ def test_a_dtype_left_to_the_device_may_change_with_it():
     old, new = changed(dtype="bfloat16"), changed(dtype="float32")
     assert changes(old, new, requested=configs.default()) == []
     assert changes(old, new, requested=new) == ["dtype (was 'bfloat16', now 'float32')"]
+
+
+def test_seeds_on_resume():
+    old = changed(seeds_by="unroll", num_seeds=2)
+    assert changes(old, changed(seeds_by="vmap", num_seeds=2), requested=changed(num_seeds=2)) == []
+    assert changes(old, changed(seeds_by="vmap", num_seeds=2)) == ["seeds_by (was 'unroll', now 'vmap')"]
+    assert changes(old, changed(seeds_by="unroll", num_seeds=3)) == ["num_seeds (was 2, now 3)"]
+    before = {k: v for k, v in old.to_dict().items() if k not in ("num_seeds", "seeds_by")}  # an older folder
+    assert configs.changed_fields(before, changed(seeds_by="unroll"), configs.default()) == []
+
+
+def test_each_seed_is_a_config_of_one_seed():
+    config = changed(seed=4, num_seeds=3)
+    assert [(own.seed, own.num_seeds) for own in configs.each_seed(config)] == [(4, 1), (5, 1), (6, 1)]
+    assert config.seed == 4 and configs.each_seed(config)[1].data.name == config.data.name
 
 
 def test_tuples_survive_json():

@@ -98,7 +98,7 @@ def test_is_quiet_unless_asked(digits, capfd):
 
 
 def test_sigterm_ends_the_process_instead_of_leaving_half_a_fit(monkeypatch):
-    monkeypatch.setattr(loop, "train", lambda *args, **kwargs: loop.Outcome(None, [], False, 0.0, []))
+    monkeypatch.setattr(loop, "train", lambda *args, **kwargs: [loop.Outcome(None, [], False, 0.0, [])])
     classifier = SOPClassifier(batch_size=8)
     with pytest.raises(SystemExit) as end:
         classifier.fit(np.zeros((8, 8, 8)), [0, 1] * 4)

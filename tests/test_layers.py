@@ -8,8 +8,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "sop_jax"
 ARROW = (
     "errors", "config", "mesh", "data", "models", "table", "methods", "optimizer", "step", "checkpoint", "evaluate",
-    "label_issues", "experiment", "workdir", "tensorboard", "run_folder", "plots", "report_html", "report", "compare",
-    "loop", "outputs", "tasks", "estimator", "main",
+    "label_issues", "experiment", "seeds", "workdir", "tensorboard", "run_folder", "plots", "report_html", "report",
+    "compare", "loop", "outputs", "tasks", "estimator", "main",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -54,6 +54,9 @@ def fails(run, tmp_path):
     ("--config.noise=1", ["unknown config field --config.noise"]),
     ("--config.noise.rate.x=1", ["unknown config field --config.noise.rate.x"]),
     ("--config.epochs=abc", ["config.epochs='abc'", "whole number"]),
+    ("--config.num_seeds=0", ["config.num_seeds=0", "at least 1"]),
+    ("--config.num_seeds=two", ["config.num_seeds='two'", "whole number"]),
+    ("--config.seeds_by=loop", ["config.seeds_by='loop' is unknown", "auto, unroll, vmap"]),
     ("--config.epochs=1.5", ["config.epochs='1.5'", "whole number"]),
     ("--config.noise.rate=high", ["config.noise.rate='high'", "a number"]),
     ("--config.augment.flip=maybe", ["config.augment.flip='maybe'", "true or false"]),
@@ -181,6 +184,7 @@ def test_overrides_reach_the_config_in_any_order_and_it_is_locked():
 def test_dry_run_needs_no_workdir_and_writes_nothing(run, tmp_path, capfd):
     status, _, out = run("--dry_run")
     assert status == 0 and "memory a device" in out and "table u: (256, 1)" in out
+    assert "seeds: 2 in one program (unroll): 0, 1" in run("--dry_run", "--config.num_seeds=2")[2]
     assert main.main(["main", CONFIG, *SMALL, "--dry_run"]) == 0
     assert "nothing was trained or written" in capfd.readouterr().out
     assert list(tmp_path.iterdir()) == []

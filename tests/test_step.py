@@ -92,7 +92,8 @@ def run(mesh, batch_size, epochs, *, name="sop", frozen=False, chunk=1, learning
     shardings = steps.state_shardings(jax.eval_shape(init, jax.random.key(0), labels), mesh)
     state = steps.compile_init(init, shardings)(jax.random.key(0), jnp.asarray(labels))
     step = steps.make_step(method, apply, optimiser, per_epoch)
-    run_steps = steps.compile_steps(step, AUGMENT, method.num_views, per_epoch, shardings, mesh)
+    one = steps.step_from_plan(step, AUGMENT, method.num_views, per_epoch)
+    run_steps = steps.compile_steps(steps.repeated(one), shardings, mesh)
     copied, split = meshes.replicated(mesh), meshes.columns(mesh)
     resident = steps.Resident(meshes.put(images, copied), meshes.put(labels, copied))
     rows, losses, example, index = np.arange(len(labels), dtype=np.int32), [], None, None
@@ -217,7 +218,7 @@ def test_one_trace():
     shardings = steps.state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
     step = steps.make_step(method, counted, optimiser, 2)
-    run_steps = steps.compile_steps(step, AUGMENT, 1, 2, shardings, mesh)
+    run_steps = steps.compile_steps(steps.repeated(steps.step_from_plan(step, AUGMENT, 1, 2)), shardings, mesh)
     resident = steps.Resident(jnp.asarray(images), jnp.asarray(labels))
     for epoch in range(3):
         example, index = pipeline.epoch_plan(np.arange(64, dtype=np.int32), 32, 0, epoch, 256)

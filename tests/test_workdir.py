@@ -24,7 +24,7 @@ def snapshot(path):
 def claim(path, sha256="a" * 64, **fields):
     config = default()
     config.update(**fields)
-    return folder.claim(path, config, config, sha256)
+    return folder.claim(path, config, config, {path: sha256})
 
 
 def test_the_lock_keeps_another_process_out_and_goes_with_it(tmp_path):

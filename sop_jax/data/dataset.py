@@ -49,8 +49,14 @@ def load(config) -> tuple[Dataset, np.ndarray | None]:
     Raises:
         UserError: something wrong with the files, or fields that mean nothing for this set.
     """
+    datasets, true = load_seeds([config])
+    return datasets[0], true
+
+
+def load_seeds(configs: list) -> tuple[list[Dataset], np.ndarray | None]:
+    """`load` for configs that differ in their seed alone: the data sets, which share their images, and the truth."""
+    config = configs[0]
     raw = _with_num_classes(sources.read(config.data), config.data.num_classes)
-    num_classes = len(raw.class_names)
     clean = raw.train.labels if raw.true_labels is None else raw.true_labels
     true = raw.true_labels if config.noise.kind == "none" else clean
     label_set = _human_labels(raw, clean, config)  # before the limit: a file of labels covers the whole set
@@ -60,35 +66,43 @@ def load(config) -> tuple[Dataset, np.ndarray | None]:
         raise UserError(f"data.train_limit={limit}: {raw.name} has {len(clean)} training rows; lower or unset it")
     images = _downsampled(raw.train.images[:limit], config.data.downsample)
     test = raw.test._replace(images=_downsampled(raw.test.images, config.data.downsample))
+    raw = raw._replace(train=Split(images, raw.train.labels[:limit], raw.train.ids[:limit]), test=test)
     clean, true = clean[:limit], None if true is None else true[:limit]
+    mean, std = (np.asarray(s, np.float32) for s in _STATISTICS.get(config.data.name) or statistics(images))
 
+    datasets = []
+    for own in configs:
+        given, report = _given_labels(own, raw, clean, true, label_set)
+        train_rows, validation_rows = _split_rows(limit, own.data.validation_fraction, own.seed)
+        datasets.append(Dataset(
+            name=raw.name,
+            train=raw.train._replace(labels=given),
+            test=raw.test,
+            train_rows=train_rows,
+            validation_rows=validation_rows,
+            class_names=raw.class_names,
+            mean=mean,
+            std=std,
+            noise=report,
+        ))
+    return datasets, true
+
+
+def _given_labels(
+    config, raw: RawData, clean: np.ndarray, true: np.ndarray | None, label_set: np.ndarray | None
+) -> tuple[np.ndarray, NoiseReport]:
+    """The noisy labels int32 [N] of one seed; `clean` are those that injected noise starts from."""
+    num_classes = len(raw.class_names)
     seed = config.seed if config.noise.seed is None else config.noise.seed
     if config.noise.kind == "none":
-        given = raw.train.labels[:limit]
-        report = noise.report("none", 0.0, given, true, num_classes)
-    elif config.noise.kind == "human":
-        given = label_set[:limit]
-        report = noise.report("human", None, given, true, num_classes)
-    elif config.noise.kind == "instance":
-        given, report = noise.instance_dependent(images, clean, config.noise.rate, num_classes, seed)
-    else:
-        given, report = noise.corrupt(clean, _transition(config, num_classes), seed)
-        report = report._replace(kind=config.noise.kind, nominal_rate=float(config.noise.rate))
-
-    train_rows, validation_rows = _split_rows(limit, config.data.validation_fraction, config.seed)
-    mean, std = _STATISTICS.get(config.data.name) or statistics(images)
-    dataset = Dataset(
-        name=raw.name,
-        train=Split(images, given, raw.train.ids[:limit]),
-        test=test,
-        train_rows=train_rows,
-        validation_rows=validation_rows,
-        class_names=raw.class_names,
-        mean=np.asarray(mean, np.float32),
-        std=np.asarray(std, np.float32),
-        noise=report,
-    )
-    return dataset, true
+        return raw.train.labels, noise.report("none", 0.0, raw.train.labels, true, num_classes)
+    if config.noise.kind == "human":
+        given = label_set[: len(clean)]
+        return given, noise.report("human", None, given, true, num_classes)
+    if config.noise.kind == "instance":
+        return noise.instance_dependent(raw.train.images, clean, config.noise.rate, num_classes, seed)
+    given, report = noise.corrupt(clean, _transition(config, num_classes), seed)
+    return given, report._replace(kind=config.noise.kind, nominal_rate=float(config.noise.rate))
 
 
 def _with_num_classes(raw: RawData, num_classes: int | None) -> RawData:

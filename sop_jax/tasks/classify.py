@@ -7,24 +7,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax import checkpoint, label_issues, loop, outputs, report
+from sop_jax import checkpoint, label_issues, loop, outputs, report, seeds
+from sop_jax import config as configs
 from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
 from sop_jax import workdir as folder
 from sop_jax.data import dataset as datasets
 from sop_jax.evaluate import accuracy
 from sop_jax.experiment import Experiment
+from sop_jax.run_folder import seed_folders
+from sop_jax.seeds import Group
 from sop_jax.step import TrainState
 
 
 class Evaluation:
     """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no further."""
 
-    def __init__(self, experiment: Experiment, truth: np.ndarray | None):
+    def __init__(self, experiment: Experiment, truth: np.ndarray | None, test_images: jax.Array):
         self._experiment = experiment
         self._truth = truth
+        self._test_images = test_images  # uint8 [M, H, W, C], on every device, shared by the evaluations of all seeds
         data, copied = experiment.dataset, meshes.replicated(experiment.mesh)
-        self._test_images = meshes.put(data.test.images, copied)
         self._validation_images = meshes.put(data.train.images[data.validation_rows], copied)
         self.keys = ["test_accuracy", "validation_accuracy"]
         if truth is not None:
@@ -57,39 +60,56 @@ class Evaluation:
 def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
     """Trains (or resumes) the run of `workdir` and writes everything that design.md section 5 lists."""
     started = time.perf_counter()
-    data, truth = datasets.load(config)
-    resolved, notes = experiments.resolve(config, len(data.class_names))
-    for line in [data.noise.describe(), *notes]:
+    data, truth = datasets.load_seeds(configs.each_seed(config))
+    resolved, notes = experiments.resolve(config, len(data[0].class_names))
+    for line in [*dict.fromkeys(own.noise.describe() for own in data), *notes]:
         _say(line)
-    experiment = experiments.build(resolved, data, meshes.make_mesh())
+    group = seeds.build(resolved, data, meshes.make_mesh())
     if dry_run:
-        _say(describe(experiment))
+        _say(describe(resolved, group))
         return
     with folder.locked(workdir):
-        if folder.claim(workdir, resolved, config, data.noise.sha256):
-            _say(f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See {workdir}/report.html")
+        folders = seed_folders(workdir, group.seeds)
+        labels = {own: member.dataset.noise.sha256 for own, member in zip(folders, group.members, strict=True)}
+        if folder.claim(workdir, resolved, config, labels):
+            _say(f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See "
+                 f"{folders[0]}/report.html")
             return
-        _train(experiment, truth, workdir, started)
+        _train(resolved, group, truth, workdir, started)
 
 
-def _train(experiment: Experiment, truth: np.ndarray | None, workdir: pathlib.Path, started: float) -> None:
-    data = experiment.dataset
+def _train(
+    config: ConfigDict, group: Group, truth: np.ndarray | None, workdir: pathlib.Path, started: float
+) -> None:
+    folders = seed_folders(workdir, group.seeds)
     if jax.process_index() == 0:
-        folder.write_json(workdir / "run.json", folder.describe_run(experiment.config))
-        outputs.write_labels(workdir, data, truth)
+        facts = folder.describe_run(config)
+        folder.write_json(workdir / "run.json", facts)
+        for own, member in zip(folders, group.members, strict=True):
+            own.mkdir(exist_ok=True)
+            folder.write_json(own / "config.json", member.config.to_dict())
+            folder.write_json(own / "run.json", facts | {"seed": member.config.seed})
+            outputs.write_labels(own, member.dataset, truth)
     checkpoints = checkpoint.Checkpoints(workdir)
-    evaluation = Evaluation(experiment, truth)
+    first = group.members[0]
+    test_images = meshes.put(first.dataset.test.images, meshes.replicated(first.mesh))
+    evaluations = [Evaluation(member, truth, test_images) for member in group.members]
     try:
-        outcome = loop.train(experiment, workdir, checkpoints, evaluation, data.noise.sha256)
+        outcomes = loop.train(group, workdir, checkpoints, evaluations)
     finally:
         checkpoints.close()
-    if not outcome.finished:
-        _say(f"stopped by SIGTERM at step {int(outcome.state.step)}; the same command goes on from there")
+    if not outcomes[0].finished:
+        _say(f"stopped by SIGTERM at step {int(outcomes[0].state.step)}; the same command goes on from there")
         return
-    test_probs = evaluation.test_probs(outcome.state)
-    outputs.write_results(workdir, experiment, outcome, test_probs, truth, time.perf_counter() - started)
-    if jax.process_index() == 0:
-        _say(f"report: {report.write_report(workdir)}")
+    summaries = []
+    for own, member, outcome, evaluation in zip(folders, group.members, outcomes, evaluations, strict=True):
+        test_probs, seconds = evaluation.test_probs(outcome.state), time.perf_counter() - started
+        summaries.append(outputs.write_results(own, member, outcome, test_probs, truth, seconds))
+        if jax.process_index() == 0:
+            _say(f"report: {report.write_report(own)}")
+    if len(folders) > 1 and jax.process_index() == 0:
+        outputs.write_group_summary(workdir, summaries)
+        _say(f"mean and std over {len(folders)} seeds: {workdir}/summary.json")
 
 
 def _say(text: str) -> None:
@@ -98,16 +118,21 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def describe(experiment: Experiment) -> str:
+def describe(config: ConfigDict, group: Group) -> str:
     """What `--dry_run` prints: the resolved config, shapes and the memory they take."""
+    experiment, num_seeds = group.members[0], len(group.members)
     data, mesh = experiment.dataset, experiment.mesh
 
     def size(tree) -> int:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
     state, devices = experiment.abstract, mesh.devices.size
+    network = num_seeds * size((state.params, state.model_state, state.opt_state))
+    rows = num_seeds * size((state.table, state.tracker)) / devices
     lines = [
-        str(experiment.config),
+        str(config),
+        f"seeds: {num_seeds} in one program{f' ({config.seeds_by})' if num_seeds > 1 else ''}: "
+        f"{', '.join(map(str, group.seeds))}",
         f"devices: {devices} x {jax.devices()[0].device_kind}",
         f"training rows: {len(data.train_rows)} of {len(data.train.labels)} {data.train.images.shape[1:]} "
         f"{data.train.images.dtype}, validation rows: {len(data.validation_rows)}, test: {len(data.test.labels)}, "
@@ -115,9 +140,7 @@ def describe(experiment: Experiment) -> str:
         f"steps: {experiment.steps_per_epoch} an epoch, {experiment.steps_per_epoch * experiment.config.epochs} in all",
         f"parameters: {sum(x.size for x in jax.tree.leaves(state.params)):,}",
         *(f"table {name}: {leaf.shape} {leaf.dtype}" for name, leaf in {**state.table, **state.tracker}.items()),
-        "memory a device: "
-        f"network and optimiser {size((state.params, state.model_state, state.opt_state)) / 2**20:.1f} MiB, "
-        f"rows {size((state.table, state.tracker)) / devices / 2**20:.1f} MiB, "
+        f"memory a device: network and optimiser {network / 2**20:.1f} MiB, rows {rows / 2**20:.1f} MiB, "
         f"images {(data.train.images.nbytes + data.test.images.nbytes) / 2**20:.1f} MiB (activations not counted)",
         "dry run: nothing was trained or written",
     ]
