@@ -1,4 +1,4 @@
-"""SOP+ on CIFAR-10N random1 in under a minute: a small network, large batches, a short schedule, no trick that noise hurts.
+"""SOP+ on CIFAR-10N random1, fast: a small network, large batches, a short schedule, no trick that noise hurts.
 
 python -m sop_jax.main --config=configs/cifar10n_fast.py --workdir=runs/cifar10n_fast --config.data.dir=DIR
 

@@ -73,7 +73,7 @@ def default() -> ConfigDict:
     config.model.name = "small_resnet"  # small_resnet, resnet18, resnet34, preact_resnet18, fast_net
     config.model.width = 16  # channels of the first stage of small_resnet or fast_net (others: as published)
     config.model.activation = "silu"  # of small_resnet: silu (smooth: equal losses on any number of devices) or relu
-    config.model.whitening = True  # of fast_net: first layer fixed to filters that whiten training patches; else trained
+    config.model.whitening = True  # of fast_net: first layer fixed, to filters that whiten training patches
 
     config.method = ConfigDict()
     config.method.name = "sop"  # module of sop_jax.methods: ce, sop, sop_plus
@@ -88,7 +88,7 @@ def default() -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # of the network: sgd, or muon on convolution kernels and sgd on the rest
     config.optimizer.learning_rate = 0.02  # SGD on the network
-    config.optimizer.muon_learning_rate = 0.24  # Muon: share of a kernel's norm that a step moves it by (airbench: 0.24)
+    config.optimizer.muon_learning_rate = 0.24  # Muon on kernels: share of its norm that a step moves one by
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False  # Nesterov's form of momentum
     config.optimizer.weight_decay = 5e-4  # coupled: added to the gradient before momentum, on all parameters
@@ -96,7 +96,7 @@ def default() -> ConfigDict:
     config.optimizer.drop_epochs = (40, 80)  # step: epochs at whose START the rate is multiplied by drop_factor
     config.optimizer.drop_factor = 0.1
     config.optimizer.final_learning_rate = 2e-4  # cosine: rate that the curve ends at
-    config.optimizer.warmup = 0.2  # triangular: share of the training in which the rate rises from 0; then it falls to 0
+    config.optimizer.warmup = 0.2  # triangular: share of the steps in which the rate rises from 0; then it falls to 0
     config.optimizer.ema = 0.0  # decay a step of the average of the parameters that predictions are made with; 0: none
 
     config.distributed = ConfigDict()  # several processes; standard cluster variables are recognised without these
@@ -205,7 +205,7 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
     """Fields in which `config` departs from a run's saved config, but for those that may differ on resume.
 
     These may: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, a `dtype` left to the
-    device, and a larger `epochs` unless the schedule is one whose earlier rates depend on the length (cosine, triangular).
+    device, and a larger `epochs`, but for schedules whose earlier rates depend on the length (cosine, triangular).
 
     Args:
       saved: contents of config.json.

@@ -51,7 +51,7 @@ def example_keys(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax
 
 
 def alternating_mirror(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
-    """Bool [B], whether each row is mirrored in an epoch: by its own random bit in even ones, the other way in odd ones.
+    """Bool [B], whether each row is mirrored: in even epochs by its own random bit, in odd ones the other way.
 
     So two epochs show both sides of every image, which flips drawn anew do for half of them (Jordan 2024, section 3.6).
     `key` is the run's, as for `example_keys`, and `rows` the table rows [B].
