@@ -70,7 +70,7 @@ def test_the_published_configs_are_there():
     ({"optimizer__drop_epochs": (0, 40)}, "rising"),
     ({"optimizer__drop_epochs": ("a",)}, "rising"),
     ({"augment__strong": "autoaugmnt"}, "did you mean 'autoaugment'"),
-    ({"augment__flip": False, "augment__alternating_flip": True}, "config.augment.alternating_flip=True .* flip=true"),
+    ({"augment__flip": False, "augment__alternating_flip": True}, "config.augment.alternating_flip=True .*flip=true"),
     ({"optimizer__name": "moun"}, "did you mean 'muon'"),
     ({"optimizer__muon_learning_rate": -0.1}, "config.optimizer.muon_learning_rate=-0.1"),
     ({"optimizer__warmup": 0.0}, "config.optimizer.warmup=0.0"),
