@@ -14,7 +14,8 @@ from ml_collections import ConfigDict, config_dict
 from sop_jax.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16")
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "triangular")
+OPTIMIZERS = ("sgd", "muon")
 SOP_VARIANTS = ("paper", "official")
 SEEDS_BY = ("auto", "unroll", "vmap")
 NOISE_KINDS = (
@@ -67,13 +68,15 @@ def default() -> ConfigDict:
     config.augment = ConfigDict()
     config.augment.crop_padding = 4  # zero padding in pixels before the random crop
     config.augment.flip = True  # random horizontal flip
+    config.augment.alternating_flip = False  # weak view: mirrored every other epoch, half of the rows in even ones
     config.augment.strong = "autoaugment"  # second view of SOP+: 'autoaugment' (CIFAR-10 policy) or 'weak'
     config.augment.cutout = 16  # side in pixels of the square zeroed in the strong view, 0 for none
 
     config.model = ConfigDict()
-    config.model.name = "small_resnet"  # small_resnet, resnet18, resnet34, preact_resnet18
-    config.model.width = 16  # channels of the first stage of small_resnet (the others have their published widths)
+    config.model.name = "small_resnet"  # small_resnet, resnet18, resnet34, preact_resnet18, fast_net
+    config.model.width = 16  # channels of the first stage of small_resnet or fast_net (others: as published)
     config.model.activation = "silu"  # of small_resnet: silu (smooth: equal losses on any number of devices) or relu
+    config.model.whitening = True  # of fast_net: first layer fixed, to filters that whiten training patches
 
     config.method = ConfigDict()
     config.method.name = "sop"  # module of sop_jax.methods: ce, sop, sop_plus
@@ -86,13 +89,18 @@ def default() -> ConfigDict:
     config.method.init_std = 1e-8  # standard deviation of the initial u and v
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # of the network: sgd, or muon on convolution kernels and sgd on the rest
     config.optimizer.learning_rate = 0.02  # SGD on the network
+    config.optimizer.muon_learning_rate = 0.24  # Muon on kernels: share of its norm that a step moves one by
     config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False  # Nesterov's form of momentum
     config.optimizer.weight_decay = 5e-4  # coupled: added to the gradient before momentum, on all parameters
-    config.optimizer.schedule = "cosine"  # constant, step or cosine, by epoch
+    config.optimizer.schedule = "cosine"  # constant, step or cosine, by epoch; triangular, by step
     config.optimizer.drop_epochs = (40, 80)  # step: epochs at whose START the rate is multiplied by drop_factor
     config.optimizer.drop_factor = 0.1
     config.optimizer.final_learning_rate = 2e-4  # cosine: rate that the curve ends at
+    config.optimizer.warmup = 0.2  # triangular: share of the steps in which the rate rises from 0; then it falls to 0
+    config.optimizer.ema = 0.0  # decay a step of the average of the parameters that predictions are made with; 0: none
 
     config.distributed = ConfigDict()  # several processes; standard cluster variables are recognised without these
     config.distributed.coordinator = config_dict.placeholder(str)  # host:port of process 0
@@ -163,7 +171,8 @@ def check(config: ConfigDict) -> None:
     _at_least(config, 0, "seed", "noise.seed", "steps_per_dispatch", "augment.crop_padding", "augment.cutout",
               "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
               "method.balance_weight", "method.init_std", "optimizer.learning_rate", "optimizer.momentum",
-              "optimizer.weight_decay", "optimizer.drop_factor", "optimizer.final_learning_rate")
+              "optimizer.muon_learning_rate", "optimizer.weight_decay", "optimizer.drop_factor",
+              "optimizer.final_learning_rate")
     _at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
               "model.width")
     _at_least(config, 2, "data.num_classes", "data.train_limit")
@@ -171,6 +180,7 @@ def check(config: ConfigDict) -> None:
     _one_of(config, "seeds_by", SEEDS_BY)
     _one_of(config, "noise.kind", NOISE_KINDS)
     _one_of(config, "method.variant", SOP_VARIANTS)
+    _one_of(config, "optimizer.name", OPTIMIZERS)
     _one_of(config, "optimizer.schedule", SCHEDULES)
     _one_of(config, "augment.strong", ("autoaugment", "weak"))
     _one_of(config, "model.activation", ("silu", "relu"))
@@ -186,6 +196,10 @@ def check(config: ConfigDict) -> None:
              "it must lie in [0, 1)")
     _require(data.name != "npz" or data.path is not None, "data.path", data.path,
              "data.name='npz' needs the file: --config.data.path=FILE.npz")
+    _require(config.augment.flip or not config.augment.alternating_flip, "augment.alternating_flip", True,
+             "it says when to flip, so it needs augment.flip=true")
+    _require(0 < optimizer.warmup < 1, "optimizer.warmup", optimizer.warmup, "it must lie in (0, 1)")
+    _require(0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "it must lie in [0, 1)")
     drops = optimizer.drop_epochs
     _require(all(type(drop) is int and drop > 0 for drop in drops) and list(drops) == sorted(set(drops)),
              "optimizer.drop_epochs", drops, "it must be rising whole numbers of at least 1, such as (40,80)")
@@ -206,17 +220,18 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
     """Fields in which `config` departs from a run's saved config, but for those that may differ on resume.
 
     These may: data.dir, the cadences, the place of the cache, steps per dispatch, the processes, a `dtype` or
-    `seeds_by` left to the device, and a larger `epochs` unless the schedule is a cosine, whose earlier rates depend on
-    the length.
+    `seeds_by` left to the device, and a larger `epochs`, but for schedules whose earlier rates depend on the length
+    (cosine, triangular). A field that the saved config is too old to have stands at its default, which keeps the
+    older numbers.
 
     Args:
       saved: contents of config.json.
       config: the resolved config. requested: the same before its open fields were filled in.
     """
     may_differ = {"data.dir", "eval_every", "checkpoint_every", "compilation_cache", "steps_per_dispatch"}
-    reasons = {}
-    if config.optimizer.schedule == "cosine":
-        reasons["epochs"] = ": a cosine schedule's earlier rates depend on the length"
+    reasons, schedule = {}, config.optimizer.schedule
+    if schedule in ("cosine", "triangular"):
+        reasons["epochs"] = f": a {schedule} schedule's earlier rates depend on the length"
     elif config.epochs >= saved.get("epochs", config.epochs):
         may_differ.add("epochs")
     else:
@@ -230,7 +245,7 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
             else:
                 yield prefix + name, list(value) if isinstance(value, tuple) else value
 
-    old = {"num_seeds": 1, **dict(flat(saved))}  # folders older than that field hold one
+    old = {**dict(flat(default().to_dict())), **dict(flat(saved))}
     new = dict(flat(config.to_dict()))
     return [f"{name} (was {old.get(name)!r}, now {new.get(name)!r}{reasons.get(name, '')})" for name in {**old, **new}
             if old.get(name) != new.get(name) and name not in may_differ and not name.startswith("distributed.")]

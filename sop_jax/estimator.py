@@ -130,7 +130,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         self._image_shape = images.shape[1:]
         self._statistics = experiment.dataset.mean, experiment.dataset.std
         self._network = config.model.name, config.dtype, config.model.width
-        self._variables = meshes.fetch((state.params, state.model_state))
+        self._variables = meshes.fetch((evaluate.evaluation_params(state), state.model_state))
         self._predict = None
         return self
 

@@ -10,7 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sop_jax import mesh as meshes
+from sop_jax import optimizer
 from sop_jax.data.augment import normalise
+from sop_jax.step import TrainState
 
 
 def make_predict(apply: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_size: int) -> Callable:
@@ -35,6 +37,14 @@ def make_predict(apply: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_siz
         return np.concatenate([np.asarray(b) for b in batches])[: len(rows)]
 
     return predict
+
+
+def evaluation_params(state: TrainState) -> tuple:
+    """The network parameters that predictions are made with: the averaged ones where optimizer.ema keeps them.
+
+    Batch statistics are no parameters: the running ones of `state.model_state` go with either.
+    """
+    return optimizer.averaged(state.opt_state, state.params)
 
 
 def accuracy(probs: np.ndarray, labels: np.ndarray, top: int = 1) -> float:

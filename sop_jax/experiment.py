@@ -102,12 +102,15 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     meshes.check_batch_size(config.batch_size, mesh)
     num_classes = len(dataset.class_names)
     method = methods.from_config(config.method, num_classes)
-    model = models.api.find(
-        config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width, config.model.activation
-    )
     mean, std = (tuple(float(x) for x in values) for values in (dataset.mean, dataset.std))
+    filters = None
+    if config.model.name == "fast_net" and config.model.whitening:
+        filters = models.whitening_filters(dataset.train.images[dataset.train_rows[:5000]], mean, std)
+    model = models.api.find(
+        config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width, config.model.activation, filters
+    )
     augment = Augment(config.augment.crop_padding, config.augment.flip, config.augment.strong, config.augment.cutout,
-                      mean, std)
+                      mean, std, config.augment.alternating_flip)
     per_epoch = pipeline.steps_per_epoch(len(dataset.train_rows), config.batch_size)
     optimiser = optimizer.make_optimizer(
         optimizer.network_optimizer(config, per_epoch), method.row_learning_rates, config.batch_size

@@ -1,4 +1,4 @@
-"""One flat `optax.multi_transform` over the network and every trained row leaf, and the schedules of the network.
+"""One flat `optax.multi_transform` over the network and every trained row leaf; the network's optimisers and schedules.
 
 Rows take plain gradient descent at a constant rate: no momentum and no decay (paper, appendix A). That is built in
 here and not configurable: a momentum kept for a batch of rows would mix different examples.
@@ -8,7 +8,9 @@ meant at B = 128 and used as rate * B / 128, which makes an epoch's row updates 
 """
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
@@ -16,31 +18,108 @@ from ml_collections import ConfigDict
 REFERENCE_BATCH_SIZE = 128
 
 
-def learning_rate_at(config: ConfigDict, epoch):
-    """Network learning rate of `epoch` (counted from 0; a number or a traced scalar): constant over the epoch."""
+def learning_rate_at(config: ConfigDict, epoch, peak: float | None = None):
+    """Network learning rate of `epoch`, counted from 0; a number or a traced scalar.
+
+    It is constant over an epoch, but for the triangular schedule, where `epoch` has a fraction. `peak` stands in for
+    optimizer.learning_rate.
+    """
     o = config.optimizer
+    peak = o.learning_rate if peak is None else peak
     if o.schedule == "constant":
-        return jnp.full_like(epoch, o.learning_rate, dtype=float)
+        return jnp.full_like(epoch, peak, dtype=float)
     if o.schedule == "step":
         passed = sum(jnp.where(epoch >= drop, 1, 0) for drop in o.drop_epochs)
-        return o.learning_rate * o.drop_factor ** jnp.asarray(passed, dtype=float)
-    low, high = o.final_learning_rate, o.learning_rate
+        return peak * o.drop_factor ** jnp.asarray(passed, dtype=float)
+    if o.schedule == "triangular":
+        done = epoch / config.epochs
+        return peak * jnp.minimum(done / o.warmup, (1 - done) / (1 - o.warmup))
+    low, high = o.final_learning_rate, peak
     return low + (high - low) * (1 + jnp.cos(jnp.pi * epoch / config.epochs)) / 2
 
 
-def sgd(learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+def sgd(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float, nesterov: bool = False
+) -> optax.GradientTransformation:
     """SGD as torch does it: decay is added to the gradient before momentum, on all parameters (methods.md, 0.4)."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
-        optax.trace(decay=momentum),
+        optax.trace(decay=momentum, nesterov=nesterov),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
+def muon(learning_rate: optax.ScalarOrSchedule, momentum: float, nesterov: bool) -> optax.GradientTransformation:
+    """Muon for convolution kernels [h, w, I, O], read as matrices [h*w*I, O] (Jordan 2024, airbench94_muon.py).
+
+    Each update is orthogonal, so of norm sqrt(O), and afterwards each kernel is brought back to that norm: under a
+    batch-norm its length means nothing, and the learning rate stays the share of it that a step moves.
+    """
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    return optax.chain(
+        optax.contrib.scale_by_muon(
+            beta=momentum, nesterov=nesterov, weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: matrix, tree)
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.stateless(lambda updates, params: jax.tree.map(_to_unit_columns, updates, params)),
+    )
+
+
+def _to_unit_columns(update: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The update that ends at norm sqrt(O): columns of length 1 in the mean."""
+    moved = kernel + update
+    return moved * (kernel.shape[-1] ** 0.5 / jnp.linalg.norm(moved)) - kernel
+
+
+class AverageState(NamedTuple):
+    """State of `average_parameters`."""
+
+    count: jax.Array  # int32, updates done
+    average: Any  # like the parameters
+
+
+def average_parameters(decay: float) -> optax.GradientTransformation:
+    """Keeps the exponential moving average of the parameters; changes no update. The last of a chain.
+
+    It starts as a copy of the parameters; update t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that this
+    start, which nothing was learned in, is soon forgotten.
+    """
+
+    def init(params):
+        return AverageState(jnp.int32(0), jax.tree.map(jnp.copy, params))
+
+    def update(updates, state, params):
+        kept = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+        moved = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old), state.average, moved)
+        return updates, AverageState(state.count + 1, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Any, params: Any) -> Any:
+    """The averaged network parameters, or `params` where none are kept (optimizer.ema=0)."""
+    average = optax.tree.get(opt_state, "average")
+    return params if average is None else average["network"]
+
+
 def network_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The network's SGD with the configured epoch-wise schedule."""
+    """The network's optimiser with the configured schedule: SGD, or Muon on convolution kernels and SGD on the rest."""
     o = config.optimizer
-    return sgd(lambda count: learning_rate_at(config, count // steps_per_epoch), o.momentum, o.weight_decay)
+
+    def schedule(peak: float) -> optax.Schedule:
+        if o.schedule == "triangular":
+            return lambda count: learning_rate_at(config, count / steps_per_epoch, peak)
+        return lambda count: learning_rate_at(config, count // steps_per_epoch, peak)
+
+    network = sgd(schedule(o.learning_rate), o.momentum, o.weight_decay, o.nesterov)
+    if o.name == "muon":
+        kernels = muon(schedule(o.muon_learning_rate), o.momentum, o.nesterov)
+        network = optax.multi_transform(
+            {"kernels": kernels, "rest": network},
+            lambda params: jax.tree.map(lambda x: "kernels" if x.ndim == 4 else "rest", params),
+        )
+    return optax.chain(network, average_parameters(o.ema)) if o.ema else network
 
 
 def make_optimizer(

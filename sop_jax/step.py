@@ -183,9 +183,11 @@ def make_batch(
     num_rows: int,
 ) -> Batch:
     """Builds a batch on the devices from example numbers and table indices, both int32 [B] (see data/pipeline.py)."""
-    keys = augmentation.example_keys(jax.random.fold_in(key, 1), epoch, example)
+    key = jax.random.fold_in(key, 1)
+    keys = augmentation.example_keys(key, epoch, example)
+    mirror = augmentation.alternating_mirror(key, epoch, example) if augment.alternating_flip else None
     return Batch(
-        image=augmentation.views(augment, keys, resident.images[example], num_views),
+        image=augmentation.views(augment, keys, resident.images[example], num_views, mirror),
         label=resident.labels[example],
         index=index,
         weight=(index < num_rows).astype(jnp.float32),

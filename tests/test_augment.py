@@ -108,6 +108,27 @@ def test_flip_happens_half_the_time_and_only_where_asked():
     assert (pixels(views(PLAIN, keys, images, 1)[:, 0]) == image).all()
 
 
+def test_alternating_flips_show_both_sides_in_two_epochs():
+    count = 2000
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+    images, rows = np.broadcast_to(image, (count, 4, 4, 1)), jnp.arange(count)
+    setting = dataclasses.replace(PLAIN, flip=True, alternating_flip=True)
+    weak, strong = [], []
+    for epoch in range(4):
+        mirror = augment.alternating_mirror(KEY, epoch, rows)
+        both = views(setting, example_keys(KEY, epoch, rows), images, 2, mirror)
+        weak.append((pixels(both[:, 0]) == image[:, ::-1]).all(axis=(1, 2, 3)))
+        strong.append((pixels(both[:, 1]) == image[:, ::-1]).all(axis=(1, 2, 3)))
+        np.testing.assert_array_equal(weak[-1], mirror)
+    assert abs(weak[0].mean() - 0.5) < 0.05  # a row's first side is a fair coin
+    for epoch in range(3):
+        np.testing.assert_array_equal(weak[epoch], ~weak[epoch + 1])
+        assert 0.4 < (strong[epoch] == strong[epoch + 1]).mean() < 0.6  # the strong view's flips are drawn anew
+    few = augment.alternating_mirror(KEY, 1, jnp.array([7, 3]))
+    np.testing.assert_array_equal(few, weak[1][[7, 3]])  # a function of the run's key, the epoch's parity and the row
+    assert (augment.alternating_mirror(jax.random.key(8), 0, rows) != weak[0]).any()
+
+
 def test_cutout_zeroes_one_square_of_the_strong_view_only():
     count, side = 500, 6
     images, keys = np.full((count, 16, 16, 1), 200, np.uint8), example_keys(KEY, 0, jnp.arange(count))

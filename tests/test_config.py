@@ -44,7 +44,7 @@ def test_config_files_are_complete_right_and_name_their_command(path):
 
 def test_the_published_configs_are_there():
     wanted = {f"{data}_{method}" for data in ("digits", "cifar10", "cifar100", "cifar10n", "cifar100n")
-              for method in ("ce", "sop", "sop_plus")} | {"cifar10n_small_sop", "cifar10n_small_ce"}
+              for method in ("ce", "sop", "sop_plus")} | {"cifar10n_small_sop", "cifar10n_small_ce", "cifar10n_fast"}
     assert wanted <= {path.stem for path in FILES}
 
 
@@ -73,6 +73,11 @@ def test_the_published_configs_are_there():
     ({"optimizer__drop_epochs": (0, 40)}, "rising"),
     ({"optimizer__drop_epochs": ("a",)}, "rising"),
     ({"augment__strong": "autoaugmnt"}, "did you mean 'autoaugment'"),
+    ({"augment__flip": False, "augment__alternating_flip": True}, "config.augment.alternating_flip=True .*flip=true"),
+    ({"optimizer__name": "moun"}, "did you mean 'muon'"),
+    ({"optimizer__muon_learning_rate": -0.1}, "config.optimizer.muon_learning_rate=-0.1"),
+    ({"optimizer__warmup": 0.0}, "config.optimizer.warmup=0.0"),
+    ({"optimizer__ema": 1.0}, "config.optimizer.ema=1.0"),
     ({"data__name": "npz"}, "--config.data.path=FILE.npz"),
     ({"data__num_classes": 1}, "at least 2"),
     ({"data__validation_fraction": 1.0}, "config.data.validation_fraction=1.0"),
@@ -127,7 +132,7 @@ def test_what_may_change_on_resume():
 
 def test_the_length_of_a_run_on_resume():
     for schedule, epochs, reason in (("step", 59, "longer, not shorter"), ("cosine", 61, "cosine"),
-                                     ("cosine", 59, "cosine")):
+                                     ("cosine", 59, "cosine"), ("triangular", 61, "triangular")):
         old, new = changed(optimizer__schedule=schedule), changed(optimizer__schedule=schedule, epochs=epochs)
         (line,) = changes(old, new)
         assert line.startswith(f"epochs (was 60, now {epochs}") and reason in line

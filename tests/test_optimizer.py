@@ -70,3 +70,72 @@ def test_rows_move_by_the_rate_scaled_by_the_batch_and_keep_no_memory(batch_size
         np.testing.assert_allclose(updates["rows"]["u"], -10.0 * batch_size / 128)
         np.testing.assert_allclose(updates["rows"]["v"], -100.0 * batch_size / 128)
     assert all(leaf.size == 3 or leaf.size == 1 for leaf in jax.tree.leaves(state))  # network momentum alone
+
+
+def test_triangular_schedule_rises_and_falls_by_step():
+    got = rates(schedule="triangular", learning_rate=0.5, warmup=0.2)
+    np.testing.assert_allclose(got, [0, 0.25, *(0.5 * np.arange(8, 0, -1) / 8)], rtol=1e-6)
+    config = default()
+    config.epochs = 2
+    config.optimizer.update(schedule="triangular", warmup=0.5, momentum=0.0, weight_decay=0.0, learning_rate=1.0)
+    transform = optimizer.network_optimizer(config, steps_per_epoch=2)
+    state, moves = transform.init(jnp.zeros(())), []
+    for _ in range(4):
+        update, state = transform.update(jnp.ones(()), state, jnp.zeros(()))
+        moves.append(float(update))
+    np.testing.assert_allclose(moves, [0, -0.5, -1, -0.5], rtol=1e-6)
+
+
+def test_nesterov_looks_ahead():
+    """torch: g + mu m instead of m."""
+    transform = optimizer.sgd(0.1, 0.9, 0.0, nesterov=True)
+    state, m = transform.init(jnp.array(2.0)), 0.0
+    for gradient in (1.0, -0.5, 0.25):
+        update, state = transform.update(jnp.array(gradient), state, jnp.array(2.0))
+        m = 0.9 * m + gradient
+        np.testing.assert_allclose(update, -0.1 * (gradient + 0.9 * m), rtol=1e-6)
+
+
+def test_muon_moves_kernels_orthogonally_and_leaves_the_rest_and_the_rows_to_gradient_descent():
+    config = default()
+    config.optimizer.update(name="muon", schedule="constant", muon_learning_rate=0.1, learning_rate=0.5,
+                            weight_decay=0.0)
+    transform = optimizer.make_optimizer(optimizer.network_optimizer(config, 1), {"u": 10.0}, 64)
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 8))
+    network = ({"conv": kernel * 8**0.5 / jnp.linalg.norm(kernel), "bias": jnp.zeros(8), "head": jnp.ones((8, 3))},)
+    variables = {"network": network, "rows": {"u": jnp.ones((4, 1))}}
+    state = transform.init({"network": network, "rows": {"u": jnp.ones((1, 1))}})
+    gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), variables)
+    updates, _ = transform.update(gradients, state, variables)
+    np.testing.assert_allclose(updates["rows"]["u"], -10.0 * 64 / 128 * gradients["rows"]["u"], rtol=1e-6)
+    for name in ("bias", "head"):
+        np.testing.assert_allclose(updates["network"][0][name], -0.5 * gradients["network"][0][name], rtol=1e-6)
+
+    old = network[0]["conv"].reshape(36, 8)
+    new = old + updates["network"][0]["conv"].reshape(36, 8)
+    np.testing.assert_allclose(jnp.linalg.norm(new), 8**0.5, rtol=1e-6)
+    u, _, v = np.linalg.svd(gradients["network"][0]["conv"].reshape(36, 8), full_matrices=False)
+    # Before its norm was set back, the kernel was a multiple of `new`: old - 0.1 * (nearly u @ v).
+    scale = np.linalg.norm(old - 0.1 * u @ v) / 8**0.5
+    singular = np.linalg.svd((np.asarray(old) - scale * np.asarray(new)) / 0.1, compute_uv=False)
+    assert singular.min() > 0.6 and singular.max() < 1.3  # the band of Newton and Schulz's iteration
+
+
+def test_average_by_hand():
+    transform = optimizer.average_parameters(0.15)
+    params, expected = {"w": jnp.array([4.0])}, 4.0
+    state = transform.init(params)
+    for t, update in enumerate([1.0, -2.0, 3.0]):
+        updates, state = transform.update({"w": jnp.array([update])}, state, params)
+        np.testing.assert_array_equal(updates["w"], [update])
+        params = {"w": params["w"] + updates["w"]}
+        kept = (0.1, 0.15, 0.15)[t]  # 1/10; then 2/11 and 3/12 are more than the decay
+        expected = kept * expected + (1 - kept) * float(params["w"][0])
+        np.testing.assert_allclose(state.average["w"], [expected], rtol=1e-6)
+
+
+def test_a_plain_run_keeps_no_average():
+    """Off, the optimiser's state is what it was, so older checkpoints still fit."""
+    state = optimizer.network_optimizer(default(), 1).init({"w": jnp.zeros((3, 3, 1, 1))})
+    plain = optimizer.sgd(lambda count: 0.1, 0.9, 5e-4).init({"w": jnp.zeros((3, 3, 1, 1))})
+    assert jax.tree.structure(state) == jax.tree.structure(plain)

@@ -62,6 +62,7 @@ def test_quick_start_blocks():
 def test_every_config_stands_in_the_readme(path):
     patterns = re.findall(r"`(\w+)_\{([\w,]+)\}`", section("Every config"))
     names = {f"{stem}_{m}" for stem, methods in patterns for m in methods.split(",")}
+    names |= set(re.findall(r"^\| `(\w+)` \|", section("Every config"), re.MULTILINE))
     assert path.stem in names
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from sop_jax.data import autoaugment
 
 _WEAK, _STRONG = 0, 1  # folded into the example's key, so that neither view's draws can change the other's
+_EVERY_EPOCH = 2**32 - 1  # folded into the run's key in an epoch's place, for what is drawn once for a row
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Augment:
     cutout: int  # side of the square zeroed in the second view, 0 for none
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    alternating_flip: bool = False  # weak view: flip as `alternating_mirror` says, not at random
 
 
 def normalise(images: jax.Array, mean, std) -> jax.Array:
@@ -48,7 +50,19 @@ def example_keys(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax
     return jax.vmap(lambda row: jax.random.fold_in(epoch_key, row))(rows)
 
 
-def views(augment: Augment, keys: jax.Array, images: jax.Array, num_views: int) -> jax.Array:
+def alternating_mirror(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
+    """Bool [B], whether each row is mirrored: in even epochs by its own random bit, in odd ones the other way.
+
+    So two epochs show both sides of every image, which flips drawn anew do for half of them (Jordan 2024, section 3.6).
+    `key` is the run's, as for `example_keys`, and `rows` the table rows [B].
+    """
+    bits = jax.vmap(jax.random.bernoulli)(example_keys(key, _EVERY_EPOCH, rows))
+    return bits ^ (epoch % 2 == 1)
+
+
+def views(
+    augment: Augment, keys: jax.Array, images: jax.Array, num_views: int, mirror: jax.Array | None = None
+) -> jax.Array:
     """The training views of a batch (SOP, ICML 2022, section 4 and appendix; published code for the strong view).
 
     Args:
@@ -56,13 +70,14 @@ def views(augment: Augment, keys: jax.Array, images: jax.Array, num_views: int) 
         keys: [B] typed, from `example_keys`.
         images: uint8 [B, H, W, C].
         num_views: V; 1 gives the weak view, 2 weak and strong.
+        mirror: bool [B], which weak views are mirrored; None: drawn at random. The strong view's flip is always drawn.
     Returns:
         float32 [B, V, H, W, C]; the weak view is the same whatever V.
     """
     chex.assert_rank(images, 4)
     chex.assert_shape(keys, (images.shape[0],))
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    made = [_weak(augment, fold(keys, _WEAK), images)]
+    made = [_weak(augment, fold(keys, _WEAK), images, mirror)]
     if num_views == 2:
         made.append(_strong(augment, fold(keys, _STRONG), images))
     elif num_views != 1:
@@ -70,8 +85,8 @@ def views(augment: Augment, keys: jax.Array, images: jax.Array, num_views: int) 
     return jnp.stack(made, axis=1)
 
 
-def _weak(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
-    return normalise(_crop_flip(augment, keys, images), augment.mean, augment.std)
+def _weak(augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax.Array | None = None) -> jax.Array:
+    return normalise(_crop_flip(augment, keys, images, mirror), augment.mean, augment.std)
 
 
 def _strong(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -83,18 +98,19 @@ def _strong(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
     return _cutout(cutout_keys, images, augment.cutout) if augment.cutout else images
 
 
-def _crop_flip(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
+def _crop_flip(augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax.Array | None) -> jax.Array:
     """Pads with black (before normalising, as torchvision does), crops at a random offset to the old size and flips."""
     padding = augment.crop_padding
 
-    def one(key, image):
+    def one(key, image, mirrored):
         draws = jax.random.uniform(key, (3,), jnp.float32)
+        mirrored = draws[2] < 0.5 if mirrored is None else mirrored
         top, left = (draws[:2] * (2 * padding + 1)).astype(jnp.int32)
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
         image = jax.lax.dynamic_slice(padded, (top, left, jnp.int32(0)), image.shape)
-        return jnp.where(draws[2] < 0.5, image[:, ::-1], image) if augment.flip else image
+        return jnp.where(mirrored, image[:, ::-1], image) if augment.flip else image
 
-    return jax.vmap(one)(keys, images)
+    return jax.vmap(one)(keys, images, mirror)
 
 
 def _cutout(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:

@@ -6,17 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from sop_jax.config import suggestion
 from sop_jax.errors import UserError
-from sop_jax.models import resnet
+from sop_jax.models import fast, resnet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_resnet": resnet.small_resnet,
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "preact_resnet18": resnet.preact_resnet18,
+    "fast_net": fast.FastNet,
 }
 
 
@@ -34,13 +36,22 @@ class Model:
     apply: Callable
 
 
-def find(name: str, num_classes: int, dtype: Any = jnp.float32, width: int = 16, activation: str = "silu") -> Model:
-    """The network called `name`; `width` (first stage) and `activation` are small_resnet's. UserError if unknown."""
+def find(
+    name: str, num_classes: int, dtype: Any = jnp.float32, width: int = 16, activation: str = "silu",
+    filters: np.ndarray | None = None,
+) -> Model:
+    """The network called `name`; UserError if unknown.
+
+    `width` (first stage) is small_resnet's and fast_net's, `activation` small_resnet's. `filters` are what fast_net
+    starts with as its fixed first layer (`fast.whitening_filters`); None: that layer is trained, unless the state that
+    it is applied with holds it.
+    """
     if name not in NETWORKS:
         raise UserError(f"model.name={name!r} is unknown{suggestion(name, list(NETWORKS))}; "
                         f"the networks are {', '.join(NETWORKS)}")
-    options = {"width": width, "activation": activation} if name == "small_resnet" else {}
-    module = NETWORKS[name](num_classes=num_classes, dtype=dtype, **options)
+    options = {"small_resnet": {"width": width, "activation": activation},
+               "fast_net": {"width": width, "filters": filters}}
+    module = NETWORKS[name](num_classes=num_classes, dtype=dtype, **options.get(name, {}))
 
     def init(key, shape):
         variables = module.init(key, jnp.zeros((1, *shape), dtype), train=False)

@@ -13,7 +13,7 @@ from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
 from sop_jax import workdir as folder
 from sop_jax.data import dataset as datasets
-from sop_jax.evaluate import accuracy
+from sop_jax.evaluate import accuracy, evaluation_params
 from sop_jax.experiment import Experiment
 from sop_jax.run_folder import seed_folders
 from sop_jax.seeds import Group
@@ -36,7 +36,7 @@ class Evaluation:
     def test_probs(self, state: TrainState) -> np.ndarray:
         """Test predictions float32 [M, K]."""
         rows = np.arange(len(self._experiment.dataset.test.labels))
-        return self._experiment.predict(state.params, state.model_state, self._test_images, rows)
+        return self._experiment.predict(evaluation_params(state), state.model_state, self._test_images, rows)
 
     def __call__(self, state: TrainState) -> dict:
         data = self._experiment.dataset
@@ -44,7 +44,7 @@ class Evaluation:
         held_out = data.validation_rows
         if len(held_out):
             probs = self._experiment.predict(
-                state.params, state.model_state, self._validation_images, np.arange(len(held_out))
+                evaluation_params(state), state.model_state, self._validation_images, np.arange(len(held_out))
             )
             metrics["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
         if self._truth is not None:
