@@ -3,14 +3,15 @@
 The only module, with `label_issues.py`, that sees true labels.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sop_jax import compiler, optimizer
 from sop_jax import mesh as meshes
-from sop_jax import optimizer
 from sop_jax.data.augment import normalise
 from sop_jax.step import TrainState
 
@@ -23,7 +24,7 @@ def make_predict(apply: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_siz
     """
     rows_sharding = meshes.rows(mesh)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler.options_for_steps())
     def predict_batch(params, model_state, images, index):
         inputs = normalise(images[index], mean, std)
         logits = [apply(p, s, inputs, False)[0] for p, s in zip(params, model_state, strict=True)]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from sop_jax import compiler
 from sop_jax import mesh as meshes
 from sop_jax import table as tables
 from sop_jax.data import augment as augmentation
@@ -203,12 +204,8 @@ def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
 
 
 def compile_init(init: Callable, shardings: TrainState) -> Callable:
-    """Jits an initialiser onto the mesh.
-
-    On the CPU without LLVM's optimisations: it runs once, and they take three times as long as all the rest of it.
-    """
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, out_shardings=shardings, compiler_options=quick)
+    """Jits an initialiser onto the mesh."""
+    return jax.jit(init, out_shardings=shardings, compiler_options=compiler.options_for_one_run())
 
 
 def step_from_plan(
@@ -252,4 +249,5 @@ def compile_steps(run: Callable, shardings: Any, mesh: Mesh, leading: int = 1) -
         donate_argnums=0,
         in_shardings=(shardings, Resident(copied, copied), split, split),
         out_shardings=(shardings, copied),
+        compiler_options=compiler.options_for_steps(),
     )

@@ -1,0 +1,31 @@
+"""XLA options of our programs, where its defaults cost time; what each one buys is measured in benchmarks/NOTES.md."""
+
+import functools
+
+import jax
+
+# Convolutions by Eigen, as XLA:CPU had them before YNNPACK: of a 3x3 one with 64 channels, YNNPACK takes 2.2 times as
+# long forward and 2.4 times for the gradient of the weights (jaxlib 0.10; 0.12 is only as fast forward).
+_CPU_STEPS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+# An initialiser runs once, and LLVM's optimisations take three times as long as all the rest of it.
+_CPU_ONCE = {"xla_backend_optimization_level": 0}
+
+
+def options_for_steps() -> dict | None:
+    """`compiler_options` of `jax.jit` for programs that run many times."""
+    return _CPU_STEPS if jax.default_backend() == "cpu" and _known() else None
+
+
+def options_for_one_run() -> dict | None:
+    """`compiler_options` of `jax.jit` for programs that run once."""
+    return _CPU_ONCE if jax.default_backend() == "cpu" else None
+
+
+@functools.cache
+def _known() -> bool:
+    """Whether this XLA has the option, which is experimental: without it programs are slower, not wrong."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_CPU_STEPS)()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
