@@ -97,20 +97,31 @@ def tracked_epochs(epochs: int) -> int:
     return max(1, epochs // 4)
 
 
+def make_augment(config: ConfigDict, dataset: Dataset) -> Augment:
+    """What is done to the training images of this data set."""
+    a = config.augment
+    mean, std = _statistics(dataset)
+    return Augment(a.crop_padding, a.flip, a.strong, a.cutout, mean, std, a.alternating_flip)
+
+
+def _statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of pixels / 255 as plain numbers, so that they are constants of the program."""
+    return tuple(map(float, dataset.mean)), tuple(map(float, dataset.std))
+
+
 def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     """Builds the experiment; `config` is resolved. Raises UserError where the batch does not fit the devices."""
     meshes.check_batch_size(config.batch_size, mesh)
     num_classes = len(dataset.class_names)
     method = methods.from_config(config.method, num_classes)
-    mean, std = (tuple(float(x) for x in values) for values in (dataset.mean, dataset.std))
+    mean, std = _statistics(dataset)
     filters = None
     if config.model.name == "fast_net" and config.model.whitening:
         filters = models.whitening_filters(dataset.train.images[dataset.train_rows[:5000]], mean, std)
     model = models.api.find(
         config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width, config.model.activation, filters
     )
-    augment = Augment(config.augment.crop_padding, config.augment.flip, config.augment.strong, config.augment.cutout,
-                      mean, std, config.augment.alternating_flip)
+    augment = make_augment(config, dataset)
     per_epoch = pipeline.steps_per_epoch(len(dataset.train_rows), config.batch_size)
     optimiser = optimizer.make_optimizer(
         optimizer.network_optimizer(config, per_epoch), method.row_learning_rates, config.batch_size
