@@ -17,6 +17,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "step", "cosine", "triangular")
 OPTIMIZERS = ("sgd", "muon")
 SOP_VARIANTS = ("paper", "official")
+V_DTYPES = ("float32", "bfloat16")
 SEEDS_BY = ("auto", "unroll", "vmap")
 NOISE_KINDS = (
     "none",  # the set's labels as they are
@@ -87,6 +88,7 @@ def default() -> ConfigDict:
     config.method.consistency_weight = 0.9  # lambda_C of SOP+
     config.method.balance_weight = 0.1  # lambda_B of SOP+
     config.method.init_std = 1e-8  # standard deviation of the initial u and v
+    config.method.v_dtype = "float32"  # how SOP's v is stored: float32, or bfloat16 for half the memory
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # of the network: sgd, or muon on convolution kernels and sgd on the rest
@@ -180,6 +182,7 @@ def check(config: ConfigDict) -> None:
     _one_of(config, "seeds_by", SEEDS_BY)
     _one_of(config, "noise.kind", NOISE_KINDS)
     _one_of(config, "method.variant", SOP_VARIANTS)
+    _one_of(config, "method.v_dtype", V_DTYPES)
     _one_of(config, "optimizer.name", OPTIMIZERS)
     _one_of(config, "optimizer.schedule", SCHEDULES)
     _one_of(config, "augment.strong", ("autoaugment", "weak"))

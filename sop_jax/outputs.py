@@ -9,6 +9,7 @@ import numpy as np
 
 from sop_jax import evaluate, label_issues
 from sop_jax import mesh as meshes
+from sop_jax import table as tables
 from sop_jax import workdir as folder
 from sop_jax.data.dataset import Dataset
 from sop_jax.experiment import Experiment
@@ -40,7 +41,8 @@ def read_rows(experiment: Experiment, state: TrainState) -> tuple[dict, dict]:
     """(tracker rows, method rows) of the training rows, on the host."""
     rows = experiment.dataset.train_rows
     tracker, table = meshes.fetch((state.tracker, state.table))
-    return {k: v[rows] for k, v in tracker.items()}, {k: v[rows] for k, v in table.items()}
+    table = jax.tree.map(np.asarray, tables.values({k: v[rows] for k, v in table.items()}))
+    return {k: v[rows] for k, v in tracker.items()}, table
 
 
 def read_issues(experiment: Experiment, state: TrainState) -> LabelIssues:
