@@ -47,6 +47,9 @@ def default() -> ConfigDict:
     config.steps_per_dispatch = 0  # training steps per device call; 0 chooses: 1 on CPU (see step.py), 64 elsewhere
     config.eval_every = 1  # epochs between evaluations on the test set; the last epoch is always evaluated
     config.checkpoint_every = 1  # epochs between checkpoints; the last epoch is always saved
+    config.track_predictions = True  # keep every training row's mean prediction of the last epochs, N x K floats; False
+    # for very large N x K: train_pred_probs and the suggestions then come from one evaluation pass of the final network
+    # over the training images
     config.deterministic = False  # GPU only: deterministic operations, for bit-equal runs (slower)
     config.compilation_cache = config_dict.placeholder(str)  # folder; unset: ~/.cache/sop_jax/xla; "off": none
 
