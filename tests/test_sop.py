@@ -180,7 +180,7 @@ def grown(dtype, rate, num_rows=256, epochs=60):
 
 
 def test_a_bfloat16_v_grows_as_a_float32_one():
-    """Rounded once an epoch: within 1 % from 1e-8 at the rate of digits_sop, and no start is a quarter of an epoch off."""
+    """Rounded once an epoch: within 1 % from 1e-8 at the rate of digits_sop; no start is a quarter of an epoch off."""
     wide, narrow = grown("float32", 20.0), grown("bfloat16", 20.0)
     np.testing.assert_allclose(narrow[:, 0], wide[:, 0], rtol=0.01)
     np.testing.assert_array_equal(narrow[-1], 1)

@@ -159,8 +159,8 @@ def init_rows(
 ) -> dict[str, jax.Array]:
     """u [N, 1] and v [N, K], independent normal draws of standard deviation `std` (paper, appendix A).
 
-    v is stored as `v_dtype`. bfloat16 has float32's exponents, so it holds 1e-8; rounded to its 8 bits once an epoch, an
-    entry that grows by a third or more an epoch reaches 1 within a quarter of an epoch of when it would in float32.
+    v is stored as `v_dtype`. bfloat16 has float32's exponents, so it holds 1e-8; rounded to its 8 bits once an epoch,
+    an entry that grows by a third or more an epoch reaches 1 within a quarter of an epoch of when float32 would.
     """
     key_u, key_v = jax.random.split(key)
     return {
