@@ -26,7 +26,7 @@ from sop_jax import workdir as folder
 from sop_jax.config import default
 from sop_jax.data import arrays
 
-NUM_IMAGES, IMAGE_SHAPE, WARM_UP = 4096, (16, 16, 3), 3
+NUM_IMAGES, IMAGE_SHAPE, WARM_UP = 4096, (8, 8, 3), 3
 
 
 def numbers(text: str) -> list[int]:
