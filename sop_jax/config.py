@@ -17,6 +17,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "step", "cosine", "triangular")
 OPTIMIZERS = ("sgd", "muon")
 SOP_VARIANTS = ("paper", "official")
+V_DTYPES = ("float32", "bfloat16")
 SEEDS_BY = ("auto", "unroll", "vmap")
 NOISE_KINDS = (
     "none",  # the set's labels as they are
@@ -46,6 +47,9 @@ def default() -> ConfigDict:
     config.steps_per_dispatch = 0  # training steps per device call; 0 chooses: 1 on CPU (see step.py), 64 elsewhere
     config.eval_every = 1  # epochs between evaluations on the test set; the last epoch is always evaluated
     config.checkpoint_every = 1  # epochs between checkpoints; the last epoch is always saved
+    config.track_predictions = True  # keep every training row's mean prediction of the last epochs, N x K floats; False
+    # for very large N x K: train_pred_probs and the suggestions then come from one evaluation pass of the final network
+    # over the training images
     config.deterministic = False  # GPU only: deterministic operations, for bit-equal runs (slower)
     config.compilation_cache = config_dict.placeholder(str)  # folder; unset: ~/.cache/sop_jax/xla; "off": none
 
@@ -87,6 +91,7 @@ def default() -> ConfigDict:
     config.method.consistency_weight = 0.9  # lambda_C of SOP+
     config.method.balance_weight = 0.1  # lambda_B of SOP+
     config.method.init_std = 1e-8  # standard deviation of the initial u and v
+    config.method.v_dtype = "float32"  # how SOP's v is stored: float32, or bfloat16 for half the memory
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # of the network: sgd, or muon on convolution kernels and sgd on the rest
@@ -180,6 +185,7 @@ def check(config: ConfigDict) -> None:
     _one_of(config, "seeds_by", SEEDS_BY)
     _one_of(config, "noise.kind", NOISE_KINDS)
     _one_of(config, "method.variant", SOP_VARIANTS)
+    _one_of(config, "method.v_dtype", V_DTYPES)
     _one_of(config, "optimizer.name", OPTIMIZERS)
     _one_of(config, "optimizer.schedule", SCHEDULES)
     _one_of(config, "augment.strong", ("autoaugment", "weak"))

@@ -129,7 +129,8 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     step = steps.make_step(method, model.apply, optimiser, per_epoch, config.epochs - tracked_epochs(config.epochs))
 
     def init_state(key, labels):
-        return steps.init_state(key, method, model, optimiser, dataset.train.images.shape[1:], labels, num_classes)
+        return steps.init_state(key, method, model, optimiser, dataset.train.images.shape[1:], labels, num_classes,
+                                config.track_predictions)
 
     shapes = jax.eval_shape(init_state, jax.random.key(0), jnp.asarray(dataset.train.labels))
     shardings = steps.state_shardings(shapes, mesh)

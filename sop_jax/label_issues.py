@@ -15,11 +15,18 @@ class LabelIssues(NamedTuple):
     is_issue: np.ndarray  # [n] bool
 
 
-def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.ndarray) -> LabelIssues:
-    """Scores every label, without any true one.
+def quality(given: np.ndarray, margin: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Quality [n] of every label, 0 bad .. 1 good, without any true one: sigmoid(margin - (U + V) / 2).
 
-    Quality is sigmoid(margin - (U + V) / 2), with U the noise that the method puts on the given label and V the most
-    that it puts elsewhere, both in [0, 1]: the running margin ranks, the noise model corrects it.
+    U is the noise that the method puts on the given label and V the most that it puts elsewhere, both in [0, 1]: the
+    running margin ranks, the noise model corrects it. The arguments are those of `find`.
+    """
+    on_given = noise[np.arange(len(given)), given]
+    return 1 / (1 + np.exp(-(margin - (on_given - noise.min(axis=1)) / 2)))
+
+
+def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.ndarray) -> LabelIssues:
+    """The verdict on every label, without any true one: its `quality`, whether it is flagged, a suggestion.
 
     The threshold is the model's own estimate of how many labels are wrong, and that many are flagged, worst first: the
     rows whose given label is more than half cancelled (U > 1/2) or, if they are more (u and v may not have grown yet,
@@ -28,17 +35,17 @@ def find(given: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.nda
     Args:
       given: int32 [n], the given labels.
       margin: [n], running mean over epochs of given logit minus largest other (tracker).
-      probs: [n, K], mean training prediction of the last epochs (tracker).
+      probs: [n, K], mean training prediction of the last epochs (tracker), or that of the final network.
       noise: [n, K], the method's estimate s of given minus clean label (zeros if it models none).
     """
     rows = np.arange(len(given))
     on_given = np.eye(probs.shape[1], dtype=bool)[given]
-    quality = 1 / (1 + np.exp(-(margin - (noise[rows, given] - noise.min(axis=1)) / 2)))
+    score = quality(given, margin, noise)
     best, best_other = probs.argmax(1), np.where(on_given, -np.inf, probs).argmax(1)
     is_issue = np.zeros(len(given), bool)
     estimated = max(np.sum(noise[rows, given] > 0.5), np.sum(best != given))
-    is_issue[np.argsort(quality, kind="stable")[:estimated]] = True
-    return LabelIssues(quality, np.where(is_issue, best_other, best).astype(np.int32), is_issue)
+    is_issue[np.argsort(score, kind="stable")[:estimated]] = True
+    return LabelIssues(score, np.where(is_issue, best_other, best).astype(np.int32), is_issue)
 
 
 def worst_first(issues: LabelIssues) -> np.ndarray:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from sop_jax import mesh as meshes
 from sop_jax import optimizer, tensorboard
+from sop_jax import table as tables
 from sop_jax import workdir as folder
 from sop_jax.checkpoint import Checkpoints, all_finite
 from sop_jax.errors import UserError
@@ -174,7 +175,8 @@ def train(
                disable=None if speaks else True, initial=step * step_images, dynamic_ncols=True)
 
     def save(best: bool = False) -> None:
-        bad = [place for place, own in enumerate(split(state)) if not all_finite(own)]
+        bad = [place for place, own in enumerate(split(state))
+               if not all_finite(own._replace(table=tables.values(own.table)))]
         if bad:
             raise UserError(f"parameters or rows{_of(seeds, bad)} are not finite after step {step}; checkpoint of step "
                             f"{saved_step[0]} is kept. Lower config.optimizer.learning_rate")

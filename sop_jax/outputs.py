@@ -3,12 +3,14 @@
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from sop_jax import evaluate, label_issues
 from sop_jax import mesh as meshes
+from sop_jax import table as tables
 from sop_jax import workdir as folder
 from sop_jax.data.dataset import Dataset
 from sop_jax.experiment import Experiment
@@ -36,19 +38,47 @@ def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None)
     _save_arrays(workdir / "labels.npz", **arrays)
 
 
-def read_rows(experiment: Experiment, state: TrainState) -> tuple[dict, dict]:
-    """(tracker rows, method rows) of the training rows, on the host."""
-    rows = experiment.dataset.train_rows
+class TrainRows(NamedTuple):
+    """What training left of its rows, in row order, on the host."""
+
+    tracker: dict  # leaves [n, ...]
+    table: dict  # the method's rows, [n, ...]
+    given: np.ndarray  # int32 [n], the given labels
+    noise: np.ndarray  # [n, K], the method's estimate s of given minus clean label
+
+    @property
+    def quality(self) -> np.ndarray:
+        """[n], see `label_issues.quality`."""
+        return label_issues.quality(self.given, self.tracker["margin"][:, 0], self.noise)
+
+
+def read_rows(experiment: Experiment, state: TrainState) -> TrainRows:
+    """The training rows, from the state alone."""
+    rows, data = experiment.dataset.train_rows, experiment.dataset
     tracker, table = meshes.fetch((state.tracker, state.table))
-    return {k: v[rows] for k, v in tracker.items()}, {k: v[rows] for k, v in table.items()}
+    table = jax.tree.map(np.asarray, tables.values({k: v[rows] for k, v in table.items()}))
+    given = data.train.labels[rows]
+    noise = np.asarray(experiment.method.noise_estimate(table, given, experiment.num_classes))
+    return TrainRows({k: v[rows] for k, v in tracker.items()}, table, given, noise)
 
 
 def read_issues(experiment: Experiment, state: TrainState) -> LabelIssues:
-    """The verdict on every training row, from the state alone."""
-    tracker, table = read_rows(experiment, state)
-    given = experiment.dataset.train.labels[experiment.dataset.train_rows]
-    noise = np.asarray(experiment.method.noise_estimate(table, given, experiment.num_classes))
-    return label_issues.find(given, tracker["margin"][:, 0], tracker["probs"], noise)
+    """The verdict on every training row."""
+    read = read_rows(experiment, state)
+    return _find(read, train_probs(experiment, state, read))
+
+
+def train_probs(experiment: Experiment, state: TrainState, read: TrainRows) -> np.ndarray:
+    """Predictions of the training rows [n, K]: the tracker's mean or, where it keeps none, the final network's."""
+    if "probs" in read.tracker:
+        return read.tracker["probs"]
+    data = experiment.dataset
+    images = meshes.put(data.train.images, meshes.replicated(experiment.mesh))
+    return experiment.predict(evaluate.evaluation_params(state), state.model_state, images, data.train_rows)
+
+
+def _find(read: TrainRows, probs: np.ndarray) -> LabelIssues:
+    return label_issues.find(read.given, read.tracker["margin"][:, 0], probs, read.noise)
 
 
 def write_results(
@@ -63,25 +93,26 @@ def write_results(
       What summary.json holds (in the other processes, nothing).
     """
     data, rows = experiment.dataset, experiment.dataset.train_rows
-    tracker, table = read_rows(experiment, outcome.state)
-    issues = read_issues(experiment, outcome.state)
+    read = read_rows(experiment, outcome.state)
+    probs = train_probs(experiment, outcome.state, read)
     if jax.process_index() != 0:
         return {}
-    given, ids = data.train.labels[rows], data.train.ids[rows]
+    issues, margin = _find(read, probs), read.tracker["margin"][:, 0]
+    given, ids = read.given, data.train.ids[rows]
     known = None if truth is None else truth[rows]
     label_issues.write_csv(workdir / "label_issues.csv", ids, given, issues, data.class_names, known)
 
     worst = label_issues.worst_first(issues)[:GALLERY_SIZE]
     _save_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
-    diagnostics = {"train_given_label": given, "train_margin": tracker["margin"][:, 0],
+    diagnostics = {"train_given_label": given, "train_margin": margin,
                    "noise_score": 1 - issues.quality}
-    if "u" in table:
-        diagnostics["u_squared"] = table["u"][:, 0] ** 2
+    if "u" in read.table:
+        diagnostics["u_squared"] = read.table["u"][:, 0] ** 2
     _save_arrays(workdir / "predictions.npz", test_id=data.test.ids, test_pred_probs=test_probs, train_id=ids,
-                 train_pred_probs=tracker["probs"], **diagnostics)
+                 train_pred_probs=probs, **diagnostics)
     summary = _summary(experiment, outcome, test_probs, wall_seconds)
-    summary |= label_issues.summarise(given, issues, tracker["margin"][:, 0], known)
-    summary["rows_at_bound"] = _share_at_bound(table)
+    summary |= label_issues.summarise(given, issues, margin, known)
+    summary["rows_at_bound"] = _share_at_bound(read.table)
     folder.write_json(workdir / "summary.json", summary)
     return summary
 

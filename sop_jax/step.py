@@ -56,31 +56,30 @@ def epoch_sums() -> Sums:
     return Sums(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0))
 
 
-def init_tracker(num_rows: int, num_classes: int) -> dict:
-    """Tracker rows of N examples, all zeros."""
-    return {
-        "margin": jnp.zeros((num_rows, 1)),
-        "probs": jnp.zeros((num_rows, num_classes)),
-        "prediction": jnp.zeros((num_rows, 1), jnp.int32),
-    }
+def init_tracker(num_rows: int, num_classes: int, track_predictions: bool = True) -> dict:
+    """Tracker rows of N examples, all zeros; `probs` only with `track_predictions`."""
+    rows = {"margin": jnp.zeros((num_rows, 1)), "prediction": jnp.zeros((num_rows, 1), jnp.int32)}
+    return rows | {"probs": jnp.zeros((num_rows, num_classes))} if track_predictions else rows
 
 
 def track(rows: dict, logits: jax.Array, labels: jax.Array, epoch: jax.Array, window_start: int) -> dict:
     """Updates the tracker's rows from the weak view's training logits [B, K], for every method alike.
 
     margin [B, 1]: mean over epochs of the given label's logit minus the largest other (AUM, Pleiss et al. 2020).
-    probs [B, K]: mean over the epochs from `window_start` on of softmax(logits); before that, the latest.
+    probs [B, K], if kept: mean over the epochs from `window_start` on of softmax(logits); before that, the latest.
     prediction [B, 1]: int32, the latest argmax.
     """
     logits = jax.lax.stop_gradient(logits)
     given = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     margin = jnp.max(jnp.where(given, logits, -jnp.inf), -1) - jnp.max(jnp.where(given, -jnp.inf, logits), -1)
-    probs_seen = jnp.maximum(epoch - window_start, 0) + 1
-    return {
+    tracked = {
         "margin": rows["margin"] + (margin[:, None] - rows["margin"]) / (epoch + 1),
-        "probs": rows["probs"] + (jax.nn.softmax(logits) - rows["probs"]) / probs_seen,
         "prediction": jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32),
     }
+    if "probs" in rows:
+        probs_seen = jnp.maximum(epoch - window_start, 0) + 1
+        tracked["probs"] = rows["probs"] + (jax.nn.softmax(logits) - rows["probs"]) / probs_seen
+    return tracked
 
 
 def init_state(
@@ -91,6 +90,7 @@ def init_state(
     image_shape: tuple[int, int, int],
     labels: jax.Array,
     num_classes: int,
+    track_predictions: bool = True,
 ) -> TrainState:
     """The state before the first step; `labels` are the given ones, int32 [N]."""
     key_rows, *key_nets = jax.random.split(jax.random.fold_in(key, 0), method.num_nets + 1)
@@ -104,7 +104,7 @@ def init_state(
         model_state=tuple(s for _, s in networks),
         opt_state=optimizer.init({"network": params, "rows": trained}),
         table=tables.create(rows),
-        tracker=tables.create(init_tracker(labels.shape[0], num_classes)),
+        tracker=tables.create(init_tracker(labels.shape[0], num_classes, track_predictions)),
         shared=method.init_shared(),
         sums=epoch_sums(),
         key=key,

@@ -3,6 +3,9 @@
 This is the only module that knows how rows are stored. The table is padded to a multiple of 256 rows, whatever the
 number of devices, so that a checkpoint written on 8 devices restores on 1.
 
+bfloat16 leaves are stored as their bits, uint16: XLA:CPU would scatter bfloat16 by way of a float32 copy of the whole
+table. `gather` and `values` give such rows back as float32: it is a way to store rows, not to compute with them.
+
 A padded batch entry carries the index `num_rows(table)`: it reads zeros and writes nothing. (An index of -1 would wrap
 to the last row, even with mode="drop".)
 """
@@ -21,23 +24,41 @@ def padded(num_rows: int) -> int:
     return -(-num_rows // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
+def _stored(leaf: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(leaf, jnp.uint16) if leaf.dtype == jnp.bfloat16 else leaf
+
+
+def _value(leaf: jax.Array) -> jax.Array:
+    if leaf.dtype != jnp.uint16:
+        return leaf
+    return jax.lax.bitcast_convert_type(leaf, jnp.bfloat16).astype(jnp.float32)
+
+
 def create(rows: Rows) -> Rows:
-    """Pads every leaf [N, ...] with zero rows to [padded(N), ...]."""
+    """Pads every leaf [N, ...] with zero rows to [padded(N), ...], as it is stored."""
 
     def pad(leaf):
         extra = padded(leaf.shape[0]) - leaf.shape[0]
-        return jnp.pad(leaf, [(0, extra)] + [(0, 0)] * (leaf.ndim - 1))
+        return _stored(jnp.pad(leaf, [(0, extra)] + [(0, 0)] * (leaf.ndim - 1)))
 
     return jax.tree.map(pad, rows)
 
 
+def values(table: Rows) -> Rows:
+    """The stored leaves [M, ...], or some of their rows, as numbers."""
+    return jax.tree.map(_value, table)
+
+
 def gather(table: Rows, index: jax.Array) -> Rows:
     """Rows of a batch: leaves [N_padded, ...] and index int32 [B] -> leaves [B, ...]; padded entries read zeros."""
-    return jax.tree.map(lambda leaf: leaf.at[index].get(mode="fill", fill_value=0), table)
+    return values(jax.tree.map(lambda leaf: leaf.at[index].get(mode="fill", fill_value=0), table))
 
 
 def scatter(table: Rows, index: jax.Array, rows: Rows) -> Rows:
     """Writes leaves [B, ...] back at index int32 [B], whose real entries are unique; padded entries are dropped."""
-    return jax.tree.map(
-        lambda leaf, row: leaf.at[index].set(row.astype(leaf.dtype), mode="drop"), table, rows
-    )
+
+    def put(leaf, row):
+        dtype = jnp.bfloat16 if leaf.dtype == jnp.uint16 else leaf.dtype
+        return leaf.at[index].set(_stored(row.astype(dtype)), mode="drop")
+
+    return jax.tree.map(put, table, rows)

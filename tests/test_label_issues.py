@@ -46,6 +46,7 @@ def test_estimated_noise_lowers_quality():
     after = label_issues.find(given, margin, probs, noise).quality
     np.testing.assert_allclose(after[0], 1 / (1 + np.exp(-(5.0 - 0.9 / 2))))
     assert after[0] < before[0]
+    np.testing.assert_array_equal(label_issues.quality(given, margin, noise), after)
     np.testing.assert_array_equal(after[1:], before[1:])
 
 

@@ -102,17 +102,51 @@ def test_same_config_and_seed_give_the_same_numbers(whole, tmp_path):
     assert_same_end(whole, tmp_path)
 
 
-def test_sigterm_inside_an_epoch_saves_and_goes_on_exactly(whole, tmp_path, monkeypatch, capsys):
+def test_without_tracked_predictions_the_final_network_gives_them(whole, tmp_path):
+    """The training is the same; the probabilities of the training rows, and the suggestions, are the last network's."""
+    classify.run(tiny(track_predictions=False), tmp_path)
+    assert metrics(tmp_path) == metrics(whole)
+    short, full = final_state(tmp_path), final_state(whole)
+    assert full.keys() - short.keys() == {"['tracker']['probs']"}
+    one, two = np.load(tmp_path / "predictions.npz"), np.load(whole / "predictions.npz")
+    assert set(one) == set(two)
+    for name in set(one) - {"train_pred_probs"}:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    assert one["train_pred_probs"].shape == (180, 10)
+    np.testing.assert_allclose(one["train_pred_probs"].sum(1), 1, rtol=1e-4)
+    assert np.any(one["train_pred_probs"] != two["train_pred_probs"])
+    assert len((tmp_path / "label_issues.csv").read_text().splitlines()) == 181
+
+
+def test_a_bfloat16_table_goes_on_exactly_from_its_checkpoint(tmp_path, monkeypatch, capsys):
+    compact = {"method__v_dtype": "bfloat16", "epochs": 2}
+    classify.run(tiny(**compact), tmp_path / "whole")
+    assert final_state(tmp_path / "whole")["['table']['v']"].nbytes == 2 * 256 * 10
+    interrupt_at_step(monkeypatch, 9)
+    classify.run(tiny(**compact), tmp_path / "cut")
+    monkeypatch.undo()
+    classify.run(tiny(**compact), tmp_path / "cut")
+    assert "resumed at step 9" in capsys.readouterr().out
+    assert not (tmp_path / "cut" / "bad_checkpoints").exists()
+    assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def interrupt_at_step(monkeypatch, number):
+    """SIGTERM comes to the next run as it begins its step `number`."""
     steps = []
     genuine = loop.Runner.__call__
 
     def interrupted(self, *arguments):
         steps.append(1)
-        if len(steps) == 9:  # the third step of the second epoch
+        if len(steps) == number:
             os.kill(os.getpid(), signal.SIGTERM)
         return genuine(self, *arguments)
 
     monkeypatch.setattr(loop.Runner, "__call__", interrupted)
+
+
+def test_sigterm_inside_an_epoch_saves_and_goes_on_exactly(whole, tmp_path, monkeypatch, capsys):
+    interrupt_at_step(monkeypatch, 9)  # the third step of the second epoch
     classify.run(tiny(), tmp_path)
     assert "stopped by SIGTERM at step 9" in capsys.readouterr().out
     assert len(metrics(tmp_path)) == 1 and not (tmp_path / "summary.json").exists()

@@ -16,14 +16,14 @@ ALL = methods.names()
 N, K, B, SHAPE = 40, 5, 8, (8, 8, 1)
 
 
-def from_defaults(name):
+def from_defaults(name, **fields):
     config = default()
-    config.method.update(name=name, learning_rate_u=10.0, learning_rate_v=10.0, init_std=0.3)
+    config.method.update(name=name, learning_rate_u=10.0, learning_rate_v=10.0, init_std=0.3, **fields)
     return methods.from_config(config.method, K)
 
 
-def make(name, labels):
-    method = from_defaults(name)
+def make(name, labels, **fields):
+    method = from_defaults(name, **fields)
     model = models.api.find("small_resnet", K, width=4)
     optimiser = optimizer.make_optimizer(optimizer.sgd(0.05, 0.9, 0.0), method.row_learning_rates, B)
     state = steps.init_state(jax.random.key(0), method, model, optimiser, SHAPE, labels, K)
@@ -69,6 +69,18 @@ def test_the_state_keeps_its_structure(name, labels):
     method, state, step = make(name, labels)
     after, _ = step(state, batch_of(method, labels, jnp.arange(B, dtype=jnp.int32)))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+
+
+@pytest.mark.parametrize("name", ["sop", "sop_plus"])
+def test_v_can_be_stored_as_bfloat16(name, labels):
+    """A step moves v as in float32, up to its rounding, and u, which is always float32, the same."""
+    (_, wide, step), (_, narrow, narrow_step) = make(name, labels), make(name, labels, v_dtype="bfloat16")
+    assert narrow.table["v"].nbytes == wide.table["v"].nbytes / 2
+    narrow = narrow._replace(table=table.scatter(narrow.table, jnp.arange(N), table.gather(wide.table, jnp.arange(N))))
+    batch = batch_of(methods.find(name)(num_classes=K), labels, jnp.arange(B, dtype=jnp.int32))
+    wide, narrow = step(wide, batch)[0], narrow_step(narrow, batch)[0]
+    assert narrow.table["u"].dtype == jnp.float32
+    chex.assert_trees_all_close(table.values(narrow.table), wide.table, rtol=0.02, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -198,6 +198,16 @@ def test_tracker_means():
     np.testing.assert_array_equal(rows["prediction"], [[1]])
 
 
+def test_a_tracker_without_predictions_is_the_same_but_for_them():
+    logits, labels = jax.random.normal(jax.random.key(0), (5, 3)), jnp.array([0, 1, 2, 0, 1])
+    full, short = steps.init_tracker(5, 3), steps.init_tracker(5, 3, track_predictions=False)
+    assert sum(leaf.nbytes for leaf in short.values()) == 5 * 8
+    for epoch in range(2):
+        full, short = (steps.track(rows, logits, labels, jnp.int32(epoch), 0) for rows in (full, short))
+    assert short.keys() == full.keys() - {"probs"}
+    chex.assert_trees_all_equal(short, {name: full[name] for name in short})
+
+
 def test_one_trace():
     chex.clear_trace_counter()
     mesh = meshes.make_mesh(jax.devices()[:1])

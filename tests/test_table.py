@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,33 @@ def test_padded_entries_read_zeros():
     stored = table.create({"u": np.ones((256, 2), np.float32)})
     got = table.gather(stored, jnp.array([3, 256]))["u"]
     np.testing.assert_array_equal(got, [[1, 1], [0, 0]])
+
+
+def test_bfloat16_leaves_take_two_bytes_and_are_computed_with_as_float32():
+    rows = (1e-8 * np.random.default_rng(0).normal(size=(300, 3))).astype(jnp.bfloat16)
+    stored = table.create({"v": rows, "u": np.ones((300, 1), np.float32)})
+    assert stored["v"].nbytes == 2 * 512 * 3 and stored["u"].dtype == jnp.float32
+    index = jnp.array([3, 299, 512])
+    got = table.gather(stored, index)["v"]
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, np.stack([rows[3], rows[299], 0 * rows[0]]).astype(np.float32))
+    new = {"v": got * 1.3, "u": jnp.ones((3, 1))}
+    after = table.values(table.scatter(stored, index, new))["v"]
+    np.testing.assert_array_equal(after[jnp.array([3, 299])], new["v"][:2].astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(after[4:299], rows[4:299].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_update_makes_nothing_of_the_tables_size(dtype):
+    stored = jax.eval_shape(table.create, {"v": jax.ShapeDtypeStruct((100_000, 10), dtype)})
+
+    def update(stored, index):
+        return table.scatter(stored, index, jax.tree.map(lambda x: 2 * x, table.gather(stored, index)))
+
+    index = jax.ShapeDtypeStruct((64,), jnp.int32)
+    memory = jax.jit(update, donate_argnums=0).lower(stored, index).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 100_000
+    assert memory.alias_size_in_bytes == table.padded(100_000) * 10 * jnp.dtype(dtype).itemsize
 
 
 def test_sharded_equals_single_device():

@@ -18,6 +18,7 @@ def make(
     consistency_weight: float = 0.9,
     balance_weight: float = 0.1,
     init_std: float = 1e-8,
+    v_dtype: str = "float32",
 ) -> Method:
     """SOP+ as a `Method`: both views go through the network in one pass, so batch-norm sees both."""
     plain = sop.make(
@@ -26,6 +27,7 @@ def make(
         learning_rate_u=learning_rate_u,
         learning_rate_v=learning_rate_v,
         init_std=init_std,
+        v_dtype=v_dtype,
     )
 
     def loss(forward, batch, rows, shared, key):

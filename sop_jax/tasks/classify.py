@@ -49,11 +49,9 @@ class Evaluation:
             metrics["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
         if self._truth is not None:
             truth = self._truth[data.train_rows]
-            tracked = meshes.fetch(state.tracker["prediction"])[data.train_rows, 0]
-            issues = outputs.read_issues(self._experiment, state)
-            wrong = truth != data.train.labels[data.train_rows]
-            metrics["train_accuracy_true"] = float(np.mean(tracked == truth))
-            metrics["label_issue_auroc"] = label_issues.auroc(wrong, 1 - issues.quality)
+            read = outputs.read_rows(self._experiment, state)
+            metrics["train_accuracy_true"] = float(np.mean(read.tracker["prediction"][:, 0] == truth))
+            metrics["label_issue_auroc"] = label_issues.auroc(truth != read.given, 1 - read.quality)
         return metrics
 
 

@@ -1,0 +1,175 @@
+"""Does a step's time, or its memory, grow with the number of rows N? SOP on the small network, the step of a run.
+
+    python benchmarks/table_scale.py --out=benchmarks/results/table_scale.json [--rows=50000,1000000 --num_classes=10]
+
+Few images stand in for N: a batch takes table rows from all of N and images modulo their number, the predictions of
+training rows are not kept (track_predictions=False). For each K, all N live at once and take turns, in an order that
+rotates, so that a machine that slows down slows all of them: `ratio_to_smallest` is the median over rounds of
+t(N) / t(smallest N) within the round, and `step_ms` the median of a step waited for, its plan already on the device.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sop_jax import experiment as experiments
+from sop_jax import mesh as meshes
+from sop_jax import seeds, table
+from sop_jax import workdir as folder
+from sop_jax.config import default
+from sop_jax.data import arrays
+
+NUM_IMAGES, IMAGE_SHAPE, WARM_UP = 4096, (8, 8, 3), 3
+
+
+def numbers(text: str) -> list[int]:
+    return sorted({int(part) for part in text.split(",")})
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--rows", type=numbers, default=numbers("50000,1000000,5000000,10000000"))
+    parser.add_argument("--num_classes", type=numbers, default=numbers("10,100,1000"))
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=30, help="rounds, of one step for every N")
+    parser.add_argument("--devices", type=int, help="how many; on a CPU virtual ones (default: all there are)")
+    parser.add_argument("--max_bytes", type=int, default=4 * 2**30, help="largest table, over all devices")
+    return parser.parse_args()
+
+
+def expected_bytes(num_rows: int, num_classes: int, devices: int = 1) -> int:
+    """Of u and v on each device."""
+    return table.padded(num_rows) * (num_classes + 1) * 4 // devices
+
+
+def bytes_on_a_device(rows: dict) -> int:
+    """The most that any device holds of these leaves."""
+    held: dict[Any, int] = {}
+    for leaf in jax.tree.leaves(rows):
+        for shard in leaf.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return max(held.values())
+
+
+class Scale:
+    """One (N, K): its state and the compiled step."""
+
+    def __init__(self, num_rows: int, num_classes: int, batch_size: int, mesh: jax.sharding.Mesh):
+        rng = np.random.default_rng(0)
+        config = default()
+        config.update(batch_size=batch_size, track_predictions=False, steps_per_dispatch=1)
+        config, _ = experiments.resolve(config, num_classes)
+        data = arrays.make_dataset(rng.integers(0, 256, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8),
+                                   rng.integers(0, num_classes, num_rows, dtype=np.int32), np.arange(num_classes))
+        self.group = seeds.build(config, [data], mesh)
+        self.num_rows, self.num_classes = num_rows, num_classes
+        self.state = self.group.init()
+        self._resident = self.group.resident()
+        self._draw = functools.partial(rng.choice, num_rows, batch_size, replace=False)
+        self._step = self.group.run_steps.lower(self.state, self._resident, *self._plan()).compile()
+        self.temp_bytes = self._step.memory_analysis().temp_size_in_bytes
+
+    def _plan(self) -> list[jax.Array]:
+        index = self._draw().astype(np.int32)[None]
+        return [meshes.put(part, self.group.plan_sharding) for part in (index % NUM_IMAGES, index)]
+
+    def step_seconds(self) -> float:
+        """Of one step on rows drawn anew."""
+        plan = jax.block_until_ready(self._plan())
+        start = time.perf_counter()
+        self.state, loss = self._step(self.state, self._resident, *plan)
+        jax.block_until_ready((self.state, loss))
+        seconds = time.perf_counter() - start
+        if not np.isfinite(loss).all():
+            raise RuntimeError(f"the loss of N={self.num_rows}, K={self.num_classes} is {loss}")
+        return seconds
+
+
+def measure(scales: list[Scale], rounds: int) -> np.ndarray:
+    """Seconds [rounds, len(scales)] of steps taken in turn."""
+    seconds = np.zeros((rounds, len(scales)))
+    for scale in scales:
+        for _ in range(WARM_UP):
+            scale.step_seconds()
+    for number in range(rounds):
+        for turn in range(len(scales)):
+            place = (number + turn) % len(scales)
+            seconds[number, place] = scales[place].step_seconds()
+    return seconds
+
+
+class Result(NamedTuple):
+    """One line of the table; bytes are those of each device."""
+
+    rows: int
+    num_classes: int
+    step_ms: float
+    step_ms_quartiles: list[float]
+    ratio_to_smallest: float
+    table_bytes: int  # measured
+    expected_bytes: int  # N*(K+1)*4 / devices, N padded to a multiple of 256
+    tracker_bytes: int  # margin and prediction, 8 a row
+    program_temp_bytes: int  # of the compiled step
+
+
+def results_of(scales: list[Scale], seconds: np.ndarray) -> list[Result]:
+    """Of one K; the first is the one with the fewest rows."""
+    found = []
+    for scale, own, ratio in zip(scales, seconds.T * 1e3, (seconds / seconds[:, :1]).T, strict=True):
+        devices = scale.group.members[0].mesh.devices.size
+        found.append(Result(
+            scale.num_rows, scale.num_classes, float(np.median(own)), np.quantile(own, [0.25, 0.75]).tolist(),
+            float(np.median(ratio)), bytes_on_a_device(scale.state.table),
+            expected_bytes(scale.num_rows, scale.num_classes, devices), bytes_on_a_device(scale.state.tracker),
+            scale.temp_bytes,
+        ))  # fmt: skip
+    return found
+
+
+def compare(rows: list[int], num_classes: int, arguments: argparse.Namespace, mesh: jax.sharding.Mesh) -> list[Result]:
+    """Builds and measures every N of one K; `rows` rise. The largest is built first: drawing v takes three times its
+    memory on a CPU, and only while it is drawn."""
+    scales = [Scale(num_rows, num_classes, arguments.batch_size, mesh) for num_rows in reversed(rows)][::-1]
+    return results_of(scales, measure(scales, arguments.steps))
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.devices:
+        jax.config.update("jax_num_cpu_devices", arguments.devices)
+    mesh = meshes.make_mesh(jax.devices()[: arguments.devices])
+    facts = folder.describe_run(default())
+    results, skipped = [], []
+    print(f"{'N':>12} {'K':>5} {'ms a step':>10} {'ratio':>7} {'table bytes':>14} {'temp bytes':>12}")
+    for num_classes in arguments.num_classes:
+        sizes = {num_rows: expected_bytes(num_rows, num_classes) for num_rows in arguments.rows}
+        skipped += [{"rows": num_rows, "num_classes": num_classes,
+                     "reason": f"its {size} bytes exceed --max_bytes={arguments.max_bytes}"}
+                    for num_rows, size in sizes.items() if size > arguments.max_bytes]
+        fitting = [num_rows for num_rows, size in sizes.items() if size <= arguments.max_bytes]
+        found = compare(fitting, num_classes, arguments, mesh) if fitting else []
+        for r in found:
+            print(f"{r.rows:12,} {r.num_classes:5} {r.step_ms:10.2f} {r.ratio_to_smallest:7.3f} "
+                  f"{r.table_bytes:14,} {r.program_temp_bytes:12,}", flush=True)
+        results += found
+    arguments.out.write_text(json.dumps({
+        "what": " ".join(__doc__.split("\n\n")[2].split()),
+        "command": " ".join(["python benchmarks/table_scale.py", *sys.argv[1:]]),
+        **{name: facts[name] for name in ("versions", "devices", "git_commit", "started")},
+        "batch_size": arguments.batch_size, "image_shape": IMAGE_SHAPE, "steps": arguments.steps,
+        **{name: [getattr(r, name) for r in results]
+           for name in ("rows", "num_classes", "step_ms", "ratio_to_smallest")},
+        "results": [r._asdict() for r in results], "skipped": skipped,
+    }, indent=1) + "\n")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
