@@ -10,19 +10,15 @@ t(N) / t(smallest N) within the round, and `step_ms` the median of a step waited
 
 import argparse
 import functools
-import json
-import pathlib
-import sys
-import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import timing
 
 from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
 from sop_jax import seeds, table
-from sop_jax import workdir as folder
 from sop_jax.config import default
 from sop_jax.data import arrays
 
@@ -35,12 +31,11 @@ def numbers(text: str) -> list[int]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=pathlib.Path)
+    timing.add_device_flags(parser)
     parser.add_argument("--rows", type=numbers, default=numbers("50000,1000000,5000000,10000000"))
     parser.add_argument("--num_classes", type=numbers, default=numbers("10,100,1000"))
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=30, help="rounds, of one step for every N")
-    parser.add_argument("--devices", type=int, help="how many; on a CPU virtual ones (default: all there are)")
     parser.add_argument("--max_bytes", type=int, default=4 * 2**30, help="largest table, over all devices")
     return parser.parse_args()
 
@@ -81,29 +76,15 @@ class Scale:
         index = self._draw().astype(np.int32)[None]
         return [meshes.put(part, self.group.plan_sharding) for part in (index % NUM_IMAGES, index)]
 
-    def step_seconds(self) -> float:
-        """Of one step on rows drawn anew."""
-        plan = jax.block_until_ready(self._plan())
-        start = time.perf_counter()
-        self.state, loss = self._step(self.state, self._resident, *plan)
-        jax.block_until_ready((self.state, loss))
-        seconds = time.perf_counter() - start
+    def draw(self) -> None:
+        """Puts rows drawn anew on the device, for the next step."""
+        self._next = jax.block_until_ready(self._plan())
+
+    def __call__(self) -> None:
+        """One step, waited for."""
+        self.state, loss = jax.block_until_ready(self._step(self.state, self._resident, *self._next))
         if not np.isfinite(loss).all():
             raise RuntimeError(f"the loss of N={self.num_rows}, K={self.num_classes} is {loss}")
-        return seconds
-
-
-def measure(scales: list[Scale], rounds: int) -> np.ndarray:
-    """Seconds [rounds, len(scales)] of steps taken in turn."""
-    seconds = np.zeros((rounds, len(scales)))
-    for scale in scales:
-        for _ in range(WARM_UP):
-            scale.step_seconds()
-    for number in range(rounds):
-        for turn in range(len(scales)):
-            place = (number + turn) % len(scales)
-            seconds[number, place] = scales[place].step_seconds()
-    return seconds
 
 
 class Result(NamedTuple):
@@ -120,16 +101,16 @@ class Result(NamedTuple):
     program_temp_bytes: int  # of the compiled step
 
 
-def results_of(scales: list[Scale], seconds: np.ndarray) -> list[Result]:
+def results_of(scales: list[Scale], seconds: dict[int, np.ndarray]) -> list[Result]:
     """Of one K; the first is the one with the fewest rows."""
     found = []
-    for scale, own, ratio in zip(scales, seconds.T * 1e3, (seconds / seconds[:, :1]).T, strict=True):
+    for scale, own in zip(scales, seconds.values(), strict=True):
         devices = scale.group.members[0].mesh.devices.size
+        low, median, high = timing.quartiles(own)
         found.append(Result(
-            scale.num_rows, scale.num_classes, float(np.median(own)), np.quantile(own, [0.25, 0.75]).tolist(),
-            float(np.median(ratio)), bytes_on_a_device(scale.state.table),
-            expected_bytes(scale.num_rows, scale.num_classes, devices), bytes_on_a_device(scale.state.tracker),
-            scale.temp_bytes,
+            scale.num_rows, scale.num_classes, median, [low, high], timing.ratio(own, seconds[scales[0].num_rows]),
+            bytes_on_a_device(scale.state.table), expected_bytes(scale.num_rows, scale.num_classes, devices),
+            bytes_on_a_device(scale.state.tracker), scale.temp_bytes,
         ))  # fmt: skip
     return found
 
@@ -138,15 +119,13 @@ def compare(rows: list[int], num_classes: int, arguments: argparse.Namespace, me
     """Builds and measures every N of one K; `rows` rise. The largest is built first: drawing v takes three times its
     memory on a CPU, and only while it is drawn."""
     scales = [Scale(num_rows, num_classes, arguments.batch_size, mesh) for num_rows in reversed(rows)][::-1]
-    return results_of(scales, measure(scales, arguments.steps))
+    steps = {scale.num_rows: scale for scale in scales}
+    return results_of(scales, timing.in_turns(steps, arguments.steps, WARM_UP, lambda num_rows: steps[num_rows].draw()))
 
 
 def main() -> None:
     arguments = parse()
-    if arguments.devices:
-        jax.config.update("jax_num_cpu_devices", arguments.devices)
-    mesh = meshes.make_mesh(jax.devices()[: arguments.devices])
-    facts = folder.describe_run(default())
+    mesh = meshes.make_mesh(timing.use_devices(arguments.devices))
     results, skipped = [], []
     print(f"{'N':>12} {'K':>5} {'ms a step':>10} {'ratio':>7} {'table bytes':>14} {'temp bytes':>12}")
     for num_classes in arguments.num_classes:
@@ -160,15 +139,14 @@ def main() -> None:
             print(f"{r.rows:12,} {r.num_classes:5} {r.step_ms:10.2f} {r.ratio_to_smallest:7.3f} "
                   f"{r.table_bytes:14,} {r.program_temp_bytes:12,}", flush=True)
         results += found
-    arguments.out.write_text(json.dumps({
+    timing.write(arguments.out, {
         "what": " ".join(__doc__.split("\n\n")[2].split()),
-        "command": " ".join(["python benchmarks/table_scale.py", *sys.argv[1:]]),
-        **{name: facts[name] for name in ("versions", "devices", "git_commit", "started")},
+        **timing.describe(default()),
         "batch_size": arguments.batch_size, "image_shape": IMAGE_SHAPE, "steps": arguments.steps,
         **{name: [getattr(r, name) for r in results]
            for name in ("rows", "num_classes", "step_ms", "ratio_to_smallest")},
         "results": [r._asdict() for r in results], "skipped": skipped,
-    }, indent=1) + "\n")  # fmt: skip
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,23 +55,27 @@ def random_dataset(num_rows: int, num_classes: int, image_size: int) -> Dataset:
     )
 
 
-def in_turns(contestants: Mapping[str, Callable[[], None]], rounds: int, warm_up: int = 2) -> dict[str, np.ndarray]:
+def in_turns(
+    contestants: Mapping[Any, Callable[[], None]],
+    rounds: int,
+    warm_up: int = 2,
+    prepare: Callable[[Any], None] = lambda name: None,
+) -> dict[Any, np.ndarray]:
     """Seconds [rounds] of every contestant, each called once a round, in an order that moves on by one every round.
 
-    Taking turns, all see the same drift of a shared or warming machine. A call must return when its work is done.
+    Taking turns, all see the same drift of a shared or warming machine. A call must return when its work is done;
+    `prepare` is called with the contestant's name before each, outside the time.
     """
-    for _ in range(warm_up):
-        for run in contestants.values():
-            run()
     names = list(contestants)
     seconds = {name: [] for name in names}
-    for turn in range(rounds):
+    for turn in range(warm_up + rounds):
         for place in range(len(names)):
             name = names[(turn + place) % len(names)]
+            prepare(name)
             start = time.perf_counter()
             contestants[name]()
             seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
+    return {name: np.array(values[warm_up:]) for name, values in seconds.items()}
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> float:

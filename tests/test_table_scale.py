@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def test_bytes_follow_the_formula_and_the_program_does_not_grow(tmp_path):
     out = tmp_path / "scale.json"
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.table_scale", f"--out={out}", "--rows=4000,1000,100000000",
+        [sys.executable, "benchmarks/table_scale.py", f"--out={out}", "--rows=4000,1000,100000000",
          "--num_classes=10", "--batch_size=16", "--steps=3", "--devices=2", "--max_bytes=1000000"],
         cwd=ROOT, env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}, check=True, capture_output=True,
     )  # fmt: skip
