@@ -9,6 +9,7 @@ divided by the step's time and by the measured rate of a large matrix product is
 
 import argparse
 import collections
+import importlib.util
 import re
 import time
 
@@ -116,7 +117,7 @@ def peers(flags: argparse.Namespace, dataset: Dataset) -> dict:
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     found = {}
     for variant in torch_peer.variants(device):
-        for method in flags.peer_methods.split(","):
+        for method in flags.peer_methods:
             step = torch_peer.make_step(method, flags.network, variant, dataset.train.images, dataset.train.labels,
                                         flags.num_classes, flags.batch_size, device)
 
@@ -189,10 +190,12 @@ def main() -> None:
     parser.add_argument("--num_classes", type=int, default=10)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--peer", choices=("torch",), help="race PyTorch in the same rounds (needs torch)")
-    parser.add_argument("--peer_methods", default="ce", help="which of ce,sop,sop_plus the peer runs (default: ce)")
+    parser.add_argument("--peer_methods", nargs="+", choices=METHODS, default=["ce"], help="what the peer runs")
     flags = parser.parse_args()
     if flags.peer and flags.num_seeds > 1:
         parser.error("--peer=torch trains one seed; leave out --num_seeds")
+    if flags.peer and not importlib.util.find_spec("torch"):
+        parser.error("--peer=torch needs PyTorch: pip install torch==2.13.0")
 
     devices = timing.use_devices(flags.devices)
     dataset = timing.random_dataset(flags.num_rows, flags.num_classes, flags.image_size)
