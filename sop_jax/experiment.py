@@ -74,7 +74,7 @@ def resolve(config: ConfigDict, num_classes: int) -> tuple[ConfigDict, list[str]
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
     if config.seeds_by == "auto":
-        config.seeds_by = "unroll"  # on a CPU vmap, whose convolutions are grouped ones, was never faster; no GPU yet
+        config.seeds_by = "unroll"  # benchmarks/NOTES.md: on a CPU vmap wins with toy images alone; no GPU yet
     if config.steps_per_dispatch == 0:
         config.steps_per_dispatch = 1 if platform == "cpu" else 64
     if platform == "cpu" and config.steps_per_dispatch != 1:
