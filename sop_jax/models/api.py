@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from sop_jax.config import suggestion
 from sop_jax.errors import UserError
-from sop_jax.models import fast, resnet
+from sop_jax.models import etf, fast, resnet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_resnet": resnet.small_resnet,
@@ -30,28 +30,43 @@ class Model:
       init: (key, image shape (H, W, C)) -> (params, model_state).
       apply: (params, model_state, images float [M,H,W,C], train) -> (logits float32 [M,K], model_state). With
         train=True batch-norm uses and updates the statistics of the global batch.
+      features: (params, model_state, images [M,H,W,C]) -> h float32 [M,d], the input of the last linear layer, in
+        evaluation mode.
+      classifier: params -> (W float32 [K,d], b float32 [K]) of that layer: logits = W h + b.
     """
 
     init: Callable
     apply: Callable
+    features: Callable
+    classifier: Callable
 
 
 def find(
     name: str, num_classes: int, dtype: Any = jnp.float32, width: int = 16, activation: str = "silu",
-    filters: np.ndarray | None = None,
+    filters: np.ndarray | None = None, classifier: str = "learnt", feature_dim: int | None = None,
 ) -> Model:
-    """The network called `name`; UserError if unknown.
+    """The network called `name`; UserError if unknown, or if it has no such classifier or features.
 
     `width` (first stage) is small_resnet's and fast_net's, `activation` small_resnet's. `filters` are what fast_net
     starts with as its fixed first layer (`fast.whitening_filters`); None: that layer is trained, unless the state that
-    it is applied with holds it.
+    it is applied with holds it. `classifier` (learnt, or etf: fixed as a simplex ETF) and `feature_dim` (channels of the
+    last stage; None: the network's own) are the residual networks'.
     """
     if name not in NETWORKS:
         raise UserError(f"model.name={name!r} is unknown{suggestion(name, list(NETWORKS))}; "
                         f"the networks are {', '.join(NETWORKS)}")
-    options = {"small_resnet": {"width": width, "activation": activation},
-               "fast_net": {"width": width, "filters": filters}}
-    module = NETWORKS[name](num_classes=num_classes, dtype=dtype, **options.get(name, {}))
+    if name == "fast_net":
+        if classifier != "learnt" or feature_dim is not None:
+            raise UserError("model.name='fast_net' has a learnt classifier and features of its own width: leave "
+                            "model.classifier and model.feature_dim, or choose a residual network")
+        module = fast.FastNet(num_classes, width, dtype, filters)
+    else:
+        options = {"width": width, "activation": activation} if name == "small_resnet" else {}
+        module = NETWORKS[name](num_classes=num_classes, dtype=dtype, feature_dim=feature_dim,
+                                etf=classifier == "etf", **options)
+        if module.etf and module.stage_features[-1] < num_classes:
+            raise UserError(f"model.classifier='etf' needs at least as many features as classes, {num_classes}, but "
+                            f"there are {module.stage_features[-1]}; raise model.feature_dim or model.width")
 
     def init(key, shape):
         variables = module.init(key, jnp.zeros((1, *shape), dtype), train=False)
@@ -66,7 +81,21 @@ def find(
             updated = new["batch_stats"]
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), updated
 
-    return Model(init, apply)
+    def features(params, model_state, images):
+        variables = {"params": params, "batch_stats": model_state}
+        _, kept = module.apply(variables, images.astype(dtype), train=False, mutable=["intermediates"])
+        return kept["intermediates"]["features"][0].astype(jnp.float32)
+
+    def linear(params):
+        if classifier == "etf":
+            weight = etf.etf_weight(num_classes, module.stage_features[-1])
+            return jnp.asarray(weight, jnp.float32), params["EtfClassifier_0"]["bias"]
+        weight = params["Dense_0"]["kernel"].T
+        if name == "fast_net":
+            return fast.LOGIT_SCALE * weight, jnp.zeros(num_classes)
+        return weight, params["Dense_0"]["bias"]
+
+    return Model(init, apply, features, linear)
 
 
 def num_parameters(params: Any) -> int:

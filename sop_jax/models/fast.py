@@ -102,4 +102,5 @@ class FastNet(nn.Module):
             x = activate(nn.max_pool(conv(x, features), (2, 2), (2, 2), "SAME"))
             x = activate(conv(x, features))
         x = jnp.max(x, axis=(1, 2))
+        self.sow("intermediates", "features", x)
         return LOGIT_SCALE * nn.Dense(self.num_classes, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform)(x)

@@ -13,6 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sop_jax.models.etf import EtfClassifier
+
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -64,7 +66,10 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, stages of blocks (width doubling, stride 2 from the second on), global average pool, linear layer."""
+    """Stem, stages of blocks (width doubling, stride 2 from the second on), global average pool, linear layer.
+
+    `feature_dim`: channels of the last stage instead of the doubled ones. `etf`: the linear layer's weights are fixed.
+    """
 
     stages: tuple[int, ...]
     num_classes: int
@@ -72,6 +77,14 @@ class ResNet(nn.Module):
     block: type[nn.Module] = BasicBlock
     dtype: Any = jnp.float32
     activation: Callable = nn.relu
+    feature_dim: int | None = None
+    etf: bool = False
+
+    @property
+    def stage_features(self) -> tuple[int, ...]:
+        """Channels of each stage; the last are those of the features."""
+        doubled = tuple(self.width * 2**stage for stage in range(len(self.stages)))
+        return doubled if self.feature_dim is None else (*doubled[:-1], self.feature_dim)
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -80,8 +93,11 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(self.stages):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = self.block(self.width * 2**stage, stride, self.dtype, self.activation)(x, norm)
+                x = self.block(self.stage_features[stage], stride, self.dtype, self.activation)(x, norm)
         x = jnp.mean(x, axis=(1, 2))
+        self.sow("intermediates", "features", x)
+        if self.etf:
+            return EtfClassifier(self.num_classes, self.dtype)(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=torch_uniform)(x)
 
 
