@@ -57,6 +57,7 @@ def default() -> ConfigDict:
     config.track_predictions = True  # keep every training row's mean prediction of the last epochs, N x K floats; False
     # for very large N x K: train_pred_probs and the suggestions then come from one evaluation pass of the final network
     # over the training images
+    config.track_collapse = False  # at evaluated epochs measure neural collapse of the training rows (theory/collapse.py)
     config.deterministic = False  # GPU only: deterministic operations, for bit-equal runs (slower)
 
     config.data = ConfigDict()
@@ -86,10 +87,12 @@ def default() -> ConfigDict:
     config.model.name = "small_resnet"  # small_resnet, resnet18, resnet34, preact_resnet18, fast_net
     config.model.width = 16  # channels of the first stage of small_resnet or fast_net (others: as published)
     config.model.activation = "silu"  # of small_resnet: silu (smooth: equal losses on any number of devices) or relu
+    config.model.classifier = "learnt"  # last layer: learnt, or etf: weights fixed as a simplex ETF, only the bias learnt
+    config.model.feature_dim = config_dict.placeholder(int)  # channels of the last stage; unset: the network's own
     config.model.whitening = True  # of fast_net: first layer fixed, to filters that whiten training patches
 
     config.method = ConfigDict()
-    config.method.name = "sop"  # module of sop_jax.methods: ce, sop, sop_plus
+    config.method.name = "sop"  # module of sop_jax.methods: ce, sop, sop_plus, focal, label_smoothing, mse
     config.method.variant = "paper"  # SOP: 'paper' (Algorithm 1, projection) or 'official' (published code)
     config.method.learning_rate_u = config_dict.placeholder(float)  # at B=128; unset: published for the data and noise
     config.method.learning_rate_v = config_dict.placeholder(float)  # at B=128; unset: published for the data and noise
@@ -98,6 +101,11 @@ def default() -> ConfigDict:
     config.method.balance_weight = 0.1  # lambda_B of SOP+
     config.method.init_std = 1e-8  # standard deviation of the initial u and v
     config.method.v_dtype = "float32"  # how SOP's v is stored: float32, or bfloat16 for half the memory
+
+    config.method.focal_gamma = 3.0  # focal: power of 1 - p; 0: cross-entropy
+    config.method.smoothing = 0.05  # label_smoothing: share of the target spread over all K classes
+    config.method.target_scale = 15.0  # mse: the logit wanted at the given label (0 elsewhere)
+    config.method.target_weight = 1.0  # mse: weight of the given label's error among the K
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # of the network: sgd, or muon on convolution kernels and sgd on the rest
@@ -185,11 +193,11 @@ def check(config: ConfigDict) -> None:
     check_fields(config, default())
     at_least(config, 0, "seed", "noise.seed", "steps_per_dispatch", "augment.crop_padding", "augment.cutout",
              "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
-             "method.balance_weight", "method.init_std", "optimizer.learning_rate", "optimizer.momentum",
+             "method.balance_weight", "method.init_std", "method.target_scale", "method.target_weight", "optimizer.learning_rate", "optimizer.momentum",
              "optimizer.muon_learning_rate", "optimizer.weight_decay", "optimizer.drop_factor",
              "optimizer.final_learning_rate")
     at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
-             "model.width")
+             "model.width", "model.feature_dim")
     at_least(config, 2, "data.num_classes", "data.train_limit")
     one_of(config, "dtype", DTYPES)
     one_of(config, "seeds_by", SEEDS_BY)
@@ -200,6 +208,7 @@ def check(config: ConfigDict) -> None:
     one_of(config, "optimizer.schedule", SCHEDULES)
     one_of(config, "augment.strong", ("autoaugment", "weak"))
     one_of(config, "model.activation", ("silu", "relu"))
+    one_of(config, "model.classifier", ("learnt", "etf"))
 
     data, noise, optimizer = config.data, config.noise, config.optimizer
     require(config.seed < 2**32, "seed", config.seed, "it must be below 2**32")
@@ -216,6 +225,10 @@ def check(config: ConfigDict) -> None:
             "it says when to flip, so it needs augment.flip=true")
     require(0 < optimizer.warmup < 1, "optimizer.warmup", optimizer.warmup, "it must lie in (0, 1)")
     require(0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "it must lie in [0, 1)")
+    gamma, smoothing = config.method.focal_gamma, config.method.smoothing
+    require(gamma == 0 or 1 <= gamma < math.inf, "method.focal_gamma", gamma,
+            "it must be 0 (cross-entropy) or at least 1: between them the gradient has no bound at p = 1")
+    require(0 <= smoothing <= 1, "method.smoothing", smoothing, "a share lies in [0, 1]")
     drops = optimizer.drop_epochs
     require(all(type(drop) is int and drop > 0 for drop in drops) and list(drops) == sorted(set(drops)),
             "optimizer.drop_epochs", drops, "it must be rising whole numbers of at least 1, such as (40,80)")

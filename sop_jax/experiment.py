@@ -19,7 +19,7 @@ from sop_jax.data import pipeline
 from sop_jax.data.augment import Augment
 from sop_jax.data.dataset import Dataset
 from sop_jax.errors import UserError
-from sop_jax.evaluate import make_predict
+from sop_jax.evaluate import make_features, make_predict
 from sop_jax.methods import sop
 
 
@@ -32,6 +32,7 @@ class Experiment:
       start: (key, given labels int32 [N]) -> TrainState, on the mesh, jitted. abstract: its shapes, dtypes, shardings.
       step: (state, resident, example [B], index [B]) -> (state, loss), not compiled: `seeds.py` makes programs of it.
       predict: (params, model_state, images, rows) -> probs [R, K].
+      features: likewise -> features [R, d] of the first network. classifier: its params -> (W [K, d], b [K]).
       end_epoch: (state, epoch) -> state, the method's `on_epoch_end`, or None where it has none.
     """
 
@@ -43,6 +44,8 @@ class Experiment:
     abstract: steps.TrainState
     step: Callable
     predict: Callable
+    features: Callable
+    classifier: Callable
     end_epoch: Callable | None
 
     @property
@@ -119,7 +122,8 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     if config.model.name == "fast_net" and config.model.whitening:
         filters = models.whitening_filters(dataset.train.images[dataset.train_rows[:5000]], mean, std)
     model = models.api.find(
-        config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width, config.model.activation, filters
+        config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width, config.model.activation, filters,
+        config.model.classifier, config.model.feature_dim,
     )
     augment = make_augment(config, dataset)
     per_epoch = pipeline.steps_per_epoch(len(dataset.train_rows), config.batch_size)
@@ -137,6 +141,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     end_epoch = None
     if method.on_epoch_end is not methods.base.keep_epoch:
         end_epoch = jax.jit(functools.partial(_end_epoch, method), donate_argnums=0, out_shardings=shardings)
+    eval_batch_size = _eval_batch_size(config.batch_size, mesh)
     return Experiment(
         config=config,
         dataset=dataset,
@@ -145,7 +150,9 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         start=steps.compile_init(init_state, shardings),
         abstract=_with_shardings(shapes, shardings),
         step=steps.step_from_plan(step, augment, method.num_views, per_epoch),
-        predict=make_predict(model.apply, mean, std, mesh, _eval_batch_size(config.batch_size, mesh)),
+        predict=make_predict(model.apply, mean, std, mesh, eval_batch_size),
+        features=make_features(model.features, mean, std, mesh, eval_batch_size),
+        classifier=model.classifier,
         end_epoch=end_epoch,
     )
 

@@ -13,7 +13,7 @@ from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
 from sop_jax import workdir as folder
 from sop_jax.data import dataset as datasets
-from sop_jax.evaluate import accuracy, evaluation_params
+from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS, accuracy, collapse_metrics, evaluation_params
 from sop_jax.experiment import Experiment
 from sop_jax.run_folder import seed_folders
 from sop_jax.seeds import Group
@@ -23,15 +23,20 @@ from sop_jax.step import TrainState
 class Evaluation:
     """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no further."""
 
-    def __init__(self, experiment: Experiment, truth: np.ndarray | None, test_images: jax.Array):
+    def __init__(
+        self, experiment: Experiment, truth: np.ndarray | None, test_images: jax.Array, train_images: jax.Array | None
+    ):
         self._experiment = experiment
         self._truth = truth
         self._test_images = test_images  # uint8 [M, H, W, C], on every device, shared by the evaluations of all seeds
+        self._train_images = train_images  # likewise, with config.track_collapse
         data, copied = experiment.dataset, meshes.replicated(experiment.mesh)
         self._validation_images = meshes.put(data.train.images[data.validation_rows], copied)
         self.keys = ["test_accuracy", "validation_accuracy"]
         if truth is not None:
             self.keys += ["train_accuracy_true", "label_issue_auroc"]
+        if train_images is not None:
+            self.keys += COLLAPSE_KEYS if truth is None else COLLAPSE_KEYS + COLLAPSE_TRUE_KEYS
 
     def test_probs(self, state: TrainState) -> np.ndarray:
         """Test predictions float32 [M, K]."""
@@ -52,7 +57,16 @@ class Evaluation:
             read = outputs.read_rows(self._experiment, state)
             metrics["train_accuracy_true"] = float(np.mean(read.tracker["prediction"][:, 0] == truth))
             metrics["label_issue_auroc"] = label_issues.auroc(truth != read.given, 1 - read.quality)
+        if self._train_images is not None:
+            metrics |= self._collapse(state)
         return metrics
+
+    def _collapse(self, state: TrainState) -> dict:
+        data, params = self._experiment.dataset, evaluation_params(state)
+        rows, truth = data.train_rows, self._truth
+        features = self._experiment.features(params, state.model_state, self._train_images, rows)
+        weight, bias = jax.tree.map(np.asarray, self._experiment.classifier(params[0]))
+        return collapse_metrics(features, weight, bias, data.train.labels[rows], None if truth is None else truth[rows])
 
 
 def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
@@ -90,8 +104,10 @@ def _train(
             outputs.write_labels(own, member.dataset, truth)
     checkpoints = checkpoint.Checkpoints(workdir)
     first = group.members[0]
-    test_images = meshes.put(first.dataset.test.images, meshes.replicated(first.mesh))
-    evaluations = [Evaluation(member, truth, test_images) for member in group.members]
+    copied = meshes.replicated(first.mesh)
+    test_images = meshes.put(first.dataset.test.images, copied)
+    train_images = meshes.put(first.dataset.train.images, copied) if config.track_collapse else None
+    evaluations = [Evaluation(member, truth, test_images, train_images) for member in group.members]
     try:
         outcomes = loop.train(group, workdir, checkpoints, evaluations)
     finally:
