@@ -57,7 +57,7 @@ def default() -> ConfigDict:
     config.track_predictions = True  # keep every training row's mean prediction of the last epochs, N x K floats; False
     # for very large N x K: train_pred_probs and the suggestions then come from one evaluation pass of the final network
     # over the training images
-    config.track_collapse = False  # at evaluated epochs measure neural collapse of the training rows (theory/collapse.py)
+    config.track_collapse = False  # at evaluated epochs also measure the neural collapse of the training rows
     config.deterministic = False  # GPU only: deterministic operations, for bit-equal runs (slower)
 
     config.data = ConfigDict()
@@ -87,8 +87,8 @@ def default() -> ConfigDict:
     config.model.name = "small_resnet"  # small_resnet, resnet18, resnet34, preact_resnet18, fast_net
     config.model.width = 16  # channels of the first stage of small_resnet or fast_net (others: as published)
     config.model.activation = "silu"  # of small_resnet: silu (smooth: equal losses on any number of devices) or relu
-    config.model.classifier = "learnt"  # last layer: learnt, or etf: weights fixed as a simplex ETF, only the bias learnt
-    config.model.feature_dim = config_dict.placeholder(int)  # channels of the last stage; unset: the network's own
+    config.model.classifier = "learnt"  # last layer: learnt, or etf: weights fixed as a simplex ETF, the bias learnt
+    config.model.feature_dim = config_dict.placeholder(int)  # what the last block puts out; unset: its own width
     config.model.whitening = True  # of fast_net: first layer fixed, to filters that whiten training patches
 
     config.method = ConfigDict()
@@ -193,9 +193,9 @@ def check(config: ConfigDict) -> None:
     check_fields(config, default())
     at_least(config, 0, "seed", "noise.seed", "steps_per_dispatch", "augment.crop_padding", "augment.cutout",
              "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
-             "method.balance_weight", "method.init_std", "method.target_scale", "method.target_weight", "optimizer.learning_rate", "optimizer.momentum",
-             "optimizer.muon_learning_rate", "optimizer.weight_decay", "optimizer.drop_factor",
-             "optimizer.final_learning_rate")
+             "method.balance_weight", "method.init_std", "method.target_scale", "method.target_weight",
+             "optimizer.learning_rate", "optimizer.momentum", "optimizer.muon_learning_rate", "optimizer.weight_decay",
+             "optimizer.drop_factor", "optimizer.final_learning_rate")
     at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
              "model.width", "model.feature_dim")
     at_least(config, 2, "data.num_classes", "data.train_limit")

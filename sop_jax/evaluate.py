@@ -95,7 +95,8 @@ def collapse_metrics(
     found = collapse.metrics(features, given, weight, bias)
     if truth is not None:
         wrong = given != truth
-        nearest = collapse.nearest_mean(features[wrong], collapse.class_means(features[~wrong], given[~wrong], len(bias)))
+        means = collapse.class_means(features[~wrong], given[~wrong], len(bias))
+        nearest = collapse.nearest_mean(features[wrong], means)
         found |= {
             "nc1_true": collapse.nc1(features, truth, len(bias)),
             "wrong_at_given": np.mean(nearest == given[wrong]) if wrong.any() else np.nan,

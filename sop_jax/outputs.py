@@ -16,6 +16,7 @@ from sop_jax.data.dataset import Dataset
 from sop_jax.experiment import Experiment
 from sop_jax.label_issues import LabelIssues
 from sop_jax.loop import Outcome
+from sop_jax.models.api import num_parameters
 from sop_jax.step import TrainState
 
 GALLERY_SIZE = 100
@@ -148,6 +149,7 @@ def _summary(experiment: Experiment, outcome: Outcome, test_probs: np.ndarray, w
         "epochs": config.epochs,
         "class_names": list(data.class_names),
         "noise_kind": data.noise.kind,
+        "parameters": num_parameters(outcome.state.params),
         "test_accuracy_last": history[-1]["test_accuracy"],
         "test_accuracy_best": best["test_accuracy"],
         "best_epoch": best["epoch"],

@@ -49,8 +49,8 @@ def find(
 
     `width` (first stage) is small_resnet's and fast_net's, `activation` small_resnet's. `filters` are what fast_net
     starts with as its fixed first layer (`fast.whitening_filters`); None: that layer is trained, unless the state that
-    it is applied with holds it. `classifier` (learnt, or etf: fixed as a simplex ETF) and `feature_dim` (channels of the
-    last stage; None: the network's own) are the residual networks'.
+    it is applied with holds it. `classifier` (learnt, or etf: fixed as a simplex ETF) and `feature_dim` (channels that
+    the last block puts out; None: the network's own) are the residual networks'.
     """
     if name not in NETWORKS:
         raise UserError(f"model.name={name!r} is unknown{suggestion(name, list(NETWORKS))}; "
@@ -64,9 +64,9 @@ def find(
         options = {"width": width, "activation": activation} if name == "small_resnet" else {}
         module = NETWORKS[name](num_classes=num_classes, dtype=dtype, feature_dim=feature_dim,
                                 etf=classifier == "etf", **options)
-        if module.etf and module.stage_features[-1] < num_classes:
+        if module.etf and module.num_features < num_classes:
             raise UserError(f"model.classifier='etf' needs at least as many features as classes, {num_classes}, but "
-                            f"there are {module.stage_features[-1]}; raise model.feature_dim or model.width")
+                            f"there are {module.num_features}; raise model.feature_dim or model.width")
 
     def init(key, shape):
         variables = module.init(key, jnp.zeros((1, *shape), dtype), train=False)
@@ -88,7 +88,7 @@ def find(
 
     def linear(params):
         if classifier == "etf":
-            weight = etf.etf_weight(num_classes, module.stage_features[-1])
+            weight = etf.etf_weight(num_classes, module.num_features)
             return jnp.asarray(weight, jnp.float32), params["EtfClassifier_0"]["bias"]
         weight = params["Dense_0"]["kernel"].T
         if name == "fast_net":

@@ -1,8 +1,8 @@
 """Neural collapse: how far last-layer features and classifier are from a simplex ETF.
 
-Features H [N, d] are the inputs of the last linear layer, logits = W h + b. In a collapsed network each class's features
-sit at their mean (NC1), the rows of W form a simplex ETF (NC2), and W is in line with the centred means (NC3). Metrics of
-Zhu et al. 2021 and Papyan et al. 2020 (methods.md, 7.1), on the host in float64.
+Features H [N, d] are the inputs of the last linear layer, logits = W h + b. In a collapsed network the features of a
+class sit at their mean (NC1), the rows of W form a simplex ETF (NC2), and W is in line with the centred means (NC3).
+Metrics of Zhu et al. 2021 and Papyan et al. 2020 (methods.md, 7.1), on the host in float64.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
 
 
 def nearest_mean(features: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Class whose mean is nearest to each row: int [N] from features [N, d] and means [K, d]; NaN means are passed by."""
+    """Class of the mean nearest to each row: int [N] from features [N, d] and means [K, d]; NaN means are passed by."""
     squared = np.sum(means**2, axis=1) - 2 * features.astype(np.float64) @ means.T  # but for |h|^2, the same for all
     return np.argmin(np.where(np.isnan(squared), np.inf, squared), axis=1)
 
@@ -29,7 +29,8 @@ def nearest_mean(features: np.ndarray, means: np.ndarray) -> np.ndarray:
 def nc1(features: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
     """trace(S_W pinv(S_B)) / K: variability within the classes against that between them. NaN if a class has no rows.
 
-    S_W = (1/N) sum_i (h_i - h_{y_i})(h_i - h_{y_i})', S_B = (1/K) sum_k (h_k - h_G)(h_k - h_G)', h_G the mean of the h_k.
+    S_W = (1/N) sum_i (h_i - h_{y_i})(h_i - h_{y_i})' and S_B = (1/K) sum_k (h_k - h_G)(h_k - h_G)', where h_G is the
+    mean of the h_k.
     """
     means = class_means(features, labels, num_classes)
     if np.isnan(means).any():

@@ -1,7 +1,7 @@
 """The unconstrained feature model: the last layer alone, with the features as free variables (methods.md, 7.2 and 7.5).
 
-Minimises (1/N) sum_i loss(W h_i + b, y_i) + lamW/2 |W|^2 + lamH/2 |H|^2 + lamb/2 |b|^2. For balanced classes and d >= K-1
-every global minimiser is collapsed (Zhu et al. 2021), for each of the four losses (Zhou et al. 2022).
+Minimises (1/N) sum_i loss(W h_i + b, y_i) + lamW/2 |W|^2 + lamH/2 |H|^2 + lamb/2 |b|^2. For balanced classes and
+d >= K-1 every global minimiser is collapsed (Zhu et al. 2021), for each of the four losses (Zhou et al. 2022).
 """
 
 from collections.abc import Callable
