@@ -102,7 +102,7 @@ def default() -> ConfigDict:
     config.method.init_std = 1e-8  # standard deviation of the initial u and v
     config.method.v_dtype = "float32"  # how SOP's v is stored: float32, or bfloat16 for half the memory
 
-    config.method.focal_gamma = 3.0  # focal: power of 1 - p; 0: cross-entropy
+    config.method.focal_gamma = 3.0  # focal: power of 1 - p, at least 1: below, the gradient has no bound at p = 1
     config.method.smoothing = 0.05  # label_smoothing: share of the target spread over all K classes
     config.method.target_scale = 15.0  # mse: the logit wanted at the given label (0 elsewhere)
     config.method.target_weight = 1.0  # mse: weight of the given label's error among the K
@@ -197,7 +197,7 @@ def check(config: ConfigDict) -> None:
              "optimizer.learning_rate", "optimizer.momentum", "optimizer.muon_learning_rate", "optimizer.weight_decay",
              "optimizer.drop_factor", "optimizer.final_learning_rate")
     at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
-             "model.width", "model.feature_dim")
+             "model.width", "model.feature_dim", "method.focal_gamma")
     at_least(config, 2, "data.num_classes", "data.train_limit")
     one_of(config, "dtype", DTYPES)
     one_of(config, "seeds_by", SEEDS_BY)
@@ -225,10 +225,7 @@ def check(config: ConfigDict) -> None:
             "it says when to flip, so it needs augment.flip=true")
     require(0 < optimizer.warmup < 1, "optimizer.warmup", optimizer.warmup, "it must lie in (0, 1)")
     require(0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "it must lie in [0, 1)")
-    gamma, smoothing = config.method.focal_gamma, config.method.smoothing
-    require(gamma == 0 or 1 <= gamma < math.inf, "method.focal_gamma", gamma,
-            "it must be 0 (cross-entropy) or at least 1: between them the gradient has no bound at p = 1")
-    require(0 <= smoothing <= 1, "method.smoothing", smoothing, "a share lies in [0, 1]")
+    require(0 <= config.method.smoothing <= 1, "method.smoothing", config.method.smoothing, "a share lies in [0, 1]")
     drops = optimizer.drop_epochs
     require(all(type(drop) is int and drop > 0 for drop in drops) and list(drops) == sorted(set(drops)),
             "optimizer.drop_epochs", drops, "it must be rising whole numbers of at least 1, such as (40,80)")
