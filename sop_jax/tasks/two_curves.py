@@ -73,7 +73,7 @@ def check(config: ConfigDict) -> None:
     for field in ("kernel.depths", "certificate.depths", "concentration.depths", "concentration.widths",
                   "training.depths", "tradeoff.depths", "tradeoff.widths", "tradeoff.samples"):  # fmt: skip
         group, name = configs.group_of(config, field)
-        whole = len(group[name]) > 0 and all(value >= 1 and value == int(value) for value in group[name])
+        whole = len(group[name]) > 0 and all(value >= 1 and value % 1 == 0 for value in group[name])
         configs.require(whole, field, group[name], "it must be whole numbers of at least 1, such as (1, 5)")
     angles = config.kernel.angles
     configs.require(len(angles) > 0 and all(0 <= nu <= math.pi for nu in angles), "kernel.angles", angles,
@@ -245,8 +245,8 @@ def _train_surely(config: ConfigDict, name: str, depth: int) -> dict:
     for seed, (lost, limit) in enumerate(zip(arrays["diverged"], arrays["limit"], strict=True), config.seed):
         if lost:
             raise UserError(f"descent on {name} diverged at depth {depth}, seed {seed}: config.training.learning_rate="
-                            f"{own.learning_rate:g} (in units of 1/(nL)), where the kernel at the start allows less "
-                            f"than 2/lam_max = {limit:.3g}; take a smaller one")
+                            f"{own.learning_rate:g} (in units of 1/(nL)), where the kernel at the start is stable "
+                            f"below 2/lam_max = {limit:.3g}; take a smaller one")
     return arrays
 
 

@@ -75,7 +75,7 @@ def winding(loops: int, tilt: float) -> Pair:
     Raises:
       UserError: loops not a whole number >= 1, or tilt outside (0, pi/2), where the two curves would meet.
     """
-    if loops != int(loops) or loops < 1 or not 0 < tilt < np.pi / 2:
+    if not (loops >= 1 and loops % 1 == 0 and 0 < tilt < np.pi / 2):
         raise UserError(f"winding curves need a whole number of loops >= 1 and a tilt above 0 and below pi/2, "
                         f"not {loops:g} and {tilt:g}")  # fmt: skip
     turns = (1, int(loops))
@@ -96,17 +96,17 @@ def coils(separation: float, curvature: float, returns: int) -> Pair:
     """
     if not 0 < separation < np.pi:
         raise UserError(f"coils cannot be {separation:g} apart: the separation is an angle above 0 and below pi")
-    if returns != int(returns) or returns < 0:
+    if not (returns >= 0 and returns % 1 == 0):
         raise UserError(f"coils come back a whole number of times, 0 or more, not {returns:g}")
     height, loops = np.sin(separation / 2), int(returns) + 1
     cos_d = COIL_SLOPE if returns else 0.0  # without returns a plain circle
     sin_d = np.sqrt(1 - cos_d**2)
     factor = (cos_d**2 + loops**4 * sin_d**2) / (cos_d**2 + loops**2 * sin_d**2) ** 2
     rho = np.sqrt(factor / (1 + curvature**2))
-    if curvature < 0 or rho**2 + height**2 > 1:
+    if not (curvature >= 0 and 0 < rho**2 <= 1 - height**2):
         least = np.sqrt(factor / (1 - height**2) - 1)
-        raise UserError(f"coils {separation:g} apart with {returns:g} returns have a curvature of at least "
-                        f"{least:.4g}; {curvature:g} is too small")  # fmt: skip
+        raise UserError(f"coils {separation:g} apart with {returns:g} returns have a finite curvature of at "
+                        f"least {least:.4g}, not {curvature:g}")  # fmt: skip
     radii, turns, level = (rho * cos_d, rho * sin_d), (1, loops), np.sqrt(1 - rho**2 - height**2)
     return Pair(Curve(radii, turns, (level, height)), Curve(radii, turns, (level, -height)))
 
@@ -139,7 +139,10 @@ def angle(x: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def separation(plus: np.ndarray, minus: np.ndarray) -> float:
-    """Delta: smallest angle, in radians, between a point of `plus` [n, d] and one of `minus` [m, d] (spec 10.2)."""
+    """Delta: smallest angle, in radians, between a point of `plus` [n, d] and one of `minus` [m, d] (spec 10.2).
+
+    On grids it is that of the curves from above, up to a term in the squared step.
+    """
     return float(min(angle(x, minus).min() for x in plus))
 
 

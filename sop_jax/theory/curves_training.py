@@ -24,7 +24,7 @@ def train(
     rows = []
     for seed in seeds:
         sample = _float32(curves.labelled_sample(pair, samples, seed))
-        weights = relu_network.init(jax.random.key(seed), sample[0].shape[1], width, depth)
+        weights = relu_network.init(seed, sample[0].shape[1], width, depth)
         limit = tangent_kernel.learning_rate_limit(weights, sample[0]) * width * depth
         run = relu_network.descend(weights, sample, on_grid, factor / (width * depth), steps=steps, every=every)
         lost = relu_network.diverged(run.loss)
@@ -45,7 +45,7 @@ def linearised(pair: Pair, *, depth: int, width: int, samples: int, steps: int, 
     flow ('flow', spec 10.4) and by 1 - lr e under descent ('descent'), if the kernel stays as it is.
     """
     sample = _float32(curves.labelled_sample(pair, samples, seed))
-    weights = relu_network.init(jax.random.key(seed), sample[0].shape[1], width, depth)
+    weights = relu_network.init(seed, sample[0].shape[1], width, depth)
     rate = factor / (width * depth)
     hidden, output = tangent_kernel.empirical(weights, sample[0], sample[0])
     eigenvalues, vectors = np.linalg.eigh(np.asarray(hidden + output, np.float64) / len(sample[0]))
@@ -63,7 +63,7 @@ def networks(x: np.ndarray, *, depth: int, width: int, seeds: Iterable[int]) -> 
     x = jnp.asarray(x, jnp.float32)
     rows = []
     for seed in seeds:
-        weights = relu_network.init(jax.random.key(seed), x.shape[1], width, depth)
+        weights = relu_network.init(seed, x.shape[1], width, depth)
         hidden, output = tangent_kernel.empirical(weights, x[:1], x)
         rows.append({"hidden": hidden[0], "output": output[0], "start": relu_network.apply(weights, x)})
     return {key: np.stack([np.asarray(row[key], np.float64) for row in rows]) for key in rows[0]}
