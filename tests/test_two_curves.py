@@ -37,9 +37,12 @@ def test_a_tiny_study_leaves_figures_and_the_keys_read_from_outside(config, tmp_
     assert geometry["separation"] == pytest.approx(0.3) and geometry["curvature"] == pytest.approx(1)
     assert geometry["near_returns"] == 3 and geometry["loop_number"] >= 3
     assert set(summary["concentration"]["2"]) == {"8", "32"}
+    concentration = summary["concentration"]["2"]["32"]
+    assert concentration["mean"]["0"] == pytest.approx(1 + concentration["relative_bias"])
+    assert concentration["rms_distance"] >= abs(concentration["mean"]["0.3"] - 0.827) / np.sqrt(7) - 1e-3
     seeds = summary["training_accuracy_seeds"]["circles-1"]["2"]["40"]
     assert len(seeds) == 2 and np.mean(seeds) == pytest.approx(summary["training_accuracy"]["circles-1"]["2"]["40"])
-    assert np.std(seeds) == pytest.approx(summary["training_accuracy_std"]["circles-1"]["2"]["40"], abs=1e-4)
+    assert np.std(seeds, ddof=1) == pytest.approx(summary["training_accuracy_std"]["circles-1"]["2"]["40"], abs=1e-4)
     tradeoff = summary["tradeoff"]
     assert set(tradeoff["width"]["2"]) == {"32"} and set(tradeoff["samples"]["2"]) == {"3", "6"}
     assert 0 <= summary["linearised"]["flow"] < 1

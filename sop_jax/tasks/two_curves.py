@@ -159,21 +159,25 @@ def _certificate(pair: Pair, depths: tuple[int, ...]) -> dict:
 
 def _concentration(config: ConfigDict, folder: study.Study) -> dict:
     own, angles = config.concentration, np.array(config.kernel.angles)
-    x = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    from_zero = np.concatenate([[0.0], angles])  # the kernel is taken between the first point and all of them
+    x = np.stack([np.cos(from_zero), np.sin(from_zero)], axis=1)
+    formula = tangent_kernel.infinite_width(angles, own.depths)
     seeds = range(config.seed, config.seed + own.seeds)
     table, spread, bias, bias_error = {}, {}, {}, {}
-    for depth in own.depths:
+    for depth, exact in zip(own.depths, formula, strict=True):
         rows = {}
         for width in own.widths:
             compute = functools.partial(curves_training.networks, x, depth=depth, width=width, seeds=seeds)
             arrays = folder.part(f"concentration_{depth}_{width}", compute)
-            diagonal, mean = arrays["hidden"][:, 0] / (width * depth / 2), arrays["hidden"].mean(axis=0)
+            ratios = arrays["hidden"] / (width * depth / 2)
+            diagonal, ratios = ratios[:, 0], ratios[:, 1:]
             rows[width] = {
                 "relative_sd": float(diagonal.std(ddof=1) / diagonal.mean()),
                 "relative_bias": float(diagonal.mean() - 1),
                 "relative_bias_error": float(diagonal.std(ddof=1) / math.sqrt(own.seeds)),
-                "mean": _at_angles(angles, mean / (width * depth / 2)),
-                "output_layer": float(arrays["output"][:, 0].mean() / (width * depth / 2)),
+                "rms_distance": float(np.sqrt(np.mean((ratios - exact / depth) ** 2))),  # over networks and angles
+                "mean": _at_angles(angles, ratios.mean(axis=0)),
+                "output_layer": float(arrays["output"][:, 0].mean() / (width * depth / 2)),  # not in the formula
                 "start_sd": float(np.sqrt(np.mean(arrays["start"] ** 2))),
             }
         table[str(depth)] = {str(width): row for width, row in rows.items()}
@@ -203,7 +207,7 @@ def _training(config: ConfigDict, folder: study.Study) -> dict:
 
     return {
         "training_accuracy": table(lambda seeds: float(seeds.mean())),
-        "training_accuracy_std": table(lambda seeds: float(seeds.std())),
+        "training_accuracy_std": table(lambda seeds: float(seeds.std(ddof=1)) if len(seeds) > 1 else None),
         "training_accuracy_seeds": table(lambda seeds: [round(float(value), 5) for value in seeds]),
     }
 
