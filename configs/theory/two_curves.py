@@ -6,7 +6,7 @@ Source: lecture 4 of the ICASSP 2022 short course (Buchanan & Zhu); Wang, Buchan
 Measured: every entry of the specification's kernel and certificate tables as printed (within half a last digit).
 Accuracy on the whole winding curves (m = 4, d = .3; width 512, 50 samples a curve, mean of 5 seeds) after 60, 200 and
 600 steps: depth 1 .54 .52 .52, depth 2 .67 .80 .90, depth 5 .74 .92 .97, depth 10 .82 .93 .96, where the samples limit
-it: 200 a curve give depth 10 .99 after 200 steps (3 seeds). 4.6 minutes of CPU time; benchmarks/results/two_curves.json.
+it: 200 a curve give depth 10 .99 after 200 steps (3 seeds). See benchmarks/results/two_curves.json.
 """
 
 from sop_jax.tasks.two_curves import default
