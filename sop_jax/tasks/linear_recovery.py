@@ -27,8 +27,9 @@ def default() -> ConfigDict:
     config.ranks = (5, 10, 20, 30, 40, 50, 60, 70, 80)  # figures 3 and 4
     config.sparsities = (5, 10, 20, 30, 40, 50, 60, 70)  # figures 3 and 4
     config.trials = 100  # random instances; in figures 3 and 4 of each pair of rank and sparsity
-    config.log_gammas = (-8.0, -16.0)  # figure 2: logs of the start values of u and v; the first draws the heat maps
-    config.alpha_min = 4.0  # figure 2: smallest ratio of learning rates
+    config.log_gammas = (-8.0, -16.0)  # figure 2: logs of the start values of u and v; the first has the heat maps, the
+    # others the alphas that belong to the same lambdas
+    config.alpha_min = 4.0  # figure 2: smallest ratio of learning rates of the first gamma
     config.alpha_max = 4000.0  # figure 2: largest
     config.num_alphas = 13  # figure 2: how many, evenly on a log scale
     config.lambda_min = 1e-4  # figures 2 and 3: smallest weight of ||s||_1
@@ -49,8 +50,9 @@ def check(config: ConfigDict) -> None:
     configs.check_fields(config, default())
     configs.one_of(config, "figure", FIGURES)
     configs.at_least(config, 0, "seed", "landscape_problems", "cvxpy_instances")
-    configs.at_least(config, 1, "num_rows", "num_parameters", "rank", "sparsity", "trials", "num_alphas", "num_lambdas",
-                     "max_iterations", "landscape_starts")
+    configs.at_least(config, 1, "num_rows", "num_parameters", "rank", "sparsity", "trials", "max_iterations",
+                     "landscape_starts")
+    configs.at_least(config, 2, "num_alphas", "num_lambdas")
     configs.at_least(config, 1e-12, "alpha_min", "lambda_min", "penalty", "success", "step_size")
     configs.at_least(config, config.alpha_min, "alpha_max")
     configs.at_least(config, config.lambda_min, "lambda_max")
@@ -99,9 +101,11 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
 def _figure2(config: ConfigDict, folder: study.Study) -> None:
     alphas = np.geomspace(config.alpha_min, config.alpha_max, config.num_alphas)
     lambdas = np.geomspace(config.lambda_min, config.lambda_max, config.num_lambdas)
-    curves = {log_gamma: folder.part(f"curve{number}", lambda g=log_gamma: experiments.on_curve(config, alphas, g))
+    first_log_gamma = float(config.log_gammas[0])
+    on_curve = sparse_linear.penalty_of(alphas, first_log_gamma)
+    curves = {log_gamma: folder.part(f"curve{number}", lambda g=log_gamma: experiments.on_curve(config, on_curve, g))
               for number, log_gamma in enumerate(map(float, config.log_gammas))}  # fmt: skip
-    first_log_gamma, first = next(iter(curves.items()))
+    first = curves[first_log_gamma]
     grid = folder.part("grid", lambda: experiments.over_lambda(config, lambdas, first))
     points = reference = None
     if config.landscape_problems:
@@ -110,20 +114,19 @@ def _figure2(config: ConfigDict, folder: study.Study) -> None:
         reference = folder.part("cvxpy", lambda: experiments.against_cvxpy(config))
 
     maps = {"theta": grid["theta"][0], "s": grid["s"][0]}
-    on_curve = sparse_linear.penalty_of(alphas, first_log_gamma)
     names = {log_gamma: f"exp({log_gamma:g})" for log_gamma in curves}
     folder.figure("figure2", linear_figures.draw_heat_maps(alphas, lambdas, maps, on_curve, names[first_log_gamma]))
     by_gamma = {names[g]: {"theta": curve["theta"], "s": curve["s"]} for g, curve in curves.items()}
-    folder.figure("figure2_curve", linear_figures.draw_curve(alphas, by_gamma))
+    folder.figure("figure2_curve", linear_figures.draw_curve(on_curve, by_gamma))
     folder.finish({
-        "figure2": _medians(alphas, first_log_gamma, first),
+        "figure2": _medians(on_curve, first_log_gamma, first),
         "log_gamma": first_log_gamma,
-        "other_gammas": [{"log_gamma": g, "curve": _medians(alphas, g, curve)} for g, curve in curves.items()
+        "other_gammas": [{"log_gamma": g, "curve": _medians(on_curve, g, curve)} for g, curve in curves.items()
                          if g != first_log_gamma],
         "instances": config.trials,
         "descent": [_descent_facts(g, curve) for g, curve in curves.items()],
         "largest_difference": {key: float(value.max()) for key, value in maps.items()},
-        "curve_above_minimum": {key: _above_minimum(first[key], grid[key]) for key in maps},
+        "minimum_over_lambda": {key: _minimum(first[key], grid[key], on_curve, lambdas) for key in maps},
         "kkt_residual": float(max(grid["kkt"].max(), *(curve["kkt"].max() for curve in curves.values()))),
         "landscape": None if points is None else _landscape_facts(config, points),
         "cvxpy": None if reference is None else {key: float(value.max()) for key, value in reference.items()}
@@ -131,10 +134,10 @@ def _figure2(config: ConfigDict, folder: study.Study) -> None:
     })  # fmt: skip
 
 
-def _medians(alphas: np.ndarray, log_gamma: float, curve: dict[str, np.ndarray]) -> list[dict]:
-    return [{"alpha": float(alpha), "lambda": float(sparse_linear.penalty_of(alpha, log_gamma)),
+def _medians(penalties: np.ndarray, log_gamma: float, curve: dict[str, np.ndarray]) -> list[dict]:
+    return [{"alpha": float(sparse_linear.penalty_of(penalty, log_gamma)), "lambda": float(penalty),
              "theta_difference": float(np.median(theta)), "s_difference": float(np.median(s))}
-            for alpha, theta, s in zip(alphas, curve["theta"].T, curve["s"].T, strict=True)]  # fmt: skip
+            for penalty, theta, s in zip(penalties, curve["theta"].T, curve["s"].T, strict=True)]  # fmt: skip
 
 
 def _descent_facts(log_gamma: float, curve: dict[str, np.ndarray]) -> dict:
@@ -149,13 +152,20 @@ def _descent_facts(log_gamma: float, curve: dict[str, np.ndarray]) -> dict:
     }
 
 
-def _above_minimum(on_curve: np.ndarray, grid: np.ndarray) -> dict:
-    """How far the difference on the curve [T, A] lies above the least over lambda of the grid [T, A, M]."""
-    one = on_curve[0] - grid[0].min(axis=-1)
-    medians = np.median(on_curve, axis=0) - np.median(grid, axis=0).min(axis=-1)
-    every = on_curve - grid.min(axis=-1)
-    return {"shown_instance": float(one.max()), "medians": float(medians.max()), "any_instance": float(every.max()),
-            "share_of_instances_within_01": float(np.mean(every <= 0.01))}
+def _minimum(differences: np.ndarray, grid: np.ndarray, penalties: np.ndarray, lambdas: np.ndarray) -> dict:
+    """Whether the least difference over lambda lies on the curve.
+
+    `above_*`: how far the difference on the curve [T, A] lies above the least of the grid [T, A, M], at most over alpha
+    (and for `any_instance` over instances). The counts of (instance, alpha): on the curve up to a tie of .01; else by
+    how many steps of the grid the least lies beside it.
+    """
+    above = differences - grid.min(axis=-1)
+    nearest = np.abs(np.log(lambdas / penalties[:, None])).argmin(axis=-1)
+    steps = np.where(above <= 0.01, 0, np.abs(grid.argmin(axis=-1) - nearest))
+    of_medians = np.median(differences, axis=0) - np.median(grid, axis=0).min(axis=-1)
+    return {"above_in_shown_instance": float(above[0].max()), "above_in_medians": float(of_medians.max()),
+            "above_in_any_instance": float(above.max()), "on_the_curve": int(np.sum(steps == 0)),
+            "one_step_beside": int(np.sum(steps == 1)), "further": int(np.sum(steps > 1))}
 
 
 def _landscape_facts(config: ConfigDict, points: dict[str, np.ndarray]) -> dict:

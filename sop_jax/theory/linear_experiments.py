@@ -19,12 +19,12 @@ def problems_of(config: ConfigDict, rank: int, sparsity: int) -> tuple[sparse_li
     return problems, sparse_linear.factor(problems.jacobian, rank)
 
 
-def on_curve(config: ConfigDict, alphas: np.ndarray, log_gamma: float) -> dict[str, np.ndarray]:
-    """Descent, its exact limit and the convex program for every instance and alpha, lambda on the curve; [T, A]."""
+def on_curve(config: ConfigDict, penalties: np.ndarray, log_gamma: float) -> dict[str, np.ndarray]:
+    """Descent, its exact limit and the convex program for every instance and lambda [A], alpha on the curve; [T, A]."""
     problems, factors = problems_of(config, config.rank, config.sparsity)
-    basis, observed = (np.repeat(x, len(alphas), axis=0) for x in (factors.basis, problems.observed))
-    alpha = np.tile(alphas, config.trials)
-    penalty = sparse_linear.penalty_of(alpha, log_gamma)
+    basis, observed = (np.repeat(x, len(penalties), axis=0) for x in (factors.basis, problems.observed))
+    penalty = np.tile(penalties, config.trials)
+    alpha = sparse_linear.penalty_of(penalty, log_gamma)
     descent = linear_descent.descend(basis, observed, alpha, log_gamma, config.max_iterations, config.step_size)
     limit = linear_descent.exact_limit(basis, observed, alpha, log_gamma)
     convex = convex_program.solve(basis, observed, penalty)
@@ -40,7 +40,7 @@ def on_curve(config: ConfigDict, alphas: np.ndarray, log_gamma: float) -> dict[s
         "descent_coordinates": descent.coordinates,
         "descent_noise": descent.noise,
     }
-    return {key: value.reshape(config.trials, len(alphas), *value.shape[1:]) for key, value in lanes.items()}
+    return {key: value.reshape(config.trials, len(penalties), *value.shape[1:]) for key, value in lanes.items()}
 
 
 def programs(

@@ -26,9 +26,10 @@ def draw_heat_maps(
     """
     figure = _figure(10, 4)
     for axes, (key, name) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
-        mesh = axes.pcolormesh(lambdas, alphas, differences[key], cmap="magma", vmin=0, vmax=1, shading="nearest")
+        edges = _edges(lambdas), _edges(alphas)
+        mesh = axes.pcolormesh(*edges, np.minimum(differences[key], 1), cmap="magma", vmin=0, vmax=1)
         axes.plot(curve, alphas, color="#4cacea", linewidth=2.5, label="α = −log γ / (2λ)")
-        axes.set(xscale="log", yscale="log", xlim=(lambdas[0], lambdas[-1]), ylim=(alphas[0], alphas[-1]))
+        axes.set(xscale="log", yscale="log", xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
         axes.set(xlabel="λ of the convex program", ylabel="α of gradient descent")
         axes.set_title(f"relative difference of {name}, one instance, γ = {gamma}", fontsize=10, loc="left")
         axes.legend(loc="lower left", fontsize=8, framealpha=0.9)
@@ -36,19 +37,25 @@ def draw_heat_maps(
     return figure
 
 
-def draw_curve(alphas: np.ndarray, by_gamma: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Edges [n + 1] of the cells around values [n] >= 2 that are even on a log scale."""
+    half = np.sqrt(values[1] / values[0])
+    return np.append(values / half, values[-1] * half)
+
+
+def draw_curve(lambdas: np.ndarray, by_gamma: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """The same differences on the curve: medians over instances, with the quartiles, for each gamma.
 
     Args:
-      alphas: [A]. by_gamma: {gamma as text: {"theta", "s"}: [T, A]}.
+      lambdas: [A]. by_gamma: {gamma as text: {"theta", "s"}: [T, A]}.
     """
     figure = _figure(10, 3.6)
     for axes, (key, name) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
         for colour, (gamma, differences) in zip(COLOURS, by_gamma.items(), strict=False):
             low, median, high = np.quantile(differences[key], (0.25, 0.5, 0.75), axis=0)
-            axes.fill_between(alphas, low, high, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(alphas, median, "o-", color=colour, markersize=4, label=f"γ = {gamma}")
-        axes.set(xscale="log", xlabel="α, with λ = −log γ / (2α)", ylabel=f"relative difference of {name}")
+            axes.fill_between(lambdas, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(lambdas, median, "o-", color=colour, markersize=4, label=f"γ = {gamma}")
+        axes.set(xscale="log", xlabel="λ; descent with α = −log γ / (2λ)", ylabel=f"relative difference of {name}")
         axes.set_title(f"{name}: median and quartiles of {len(differences[key])} instances", fontsize=10, loc="left")
         _plain(axes)
         axes.legend(fontsize=8)
