@@ -75,8 +75,8 @@ def test_the_limit_without_a_jacobian_is_the_observation():
 
 def test_descent_ends_at_the_limit():
     basis, observed, alpha = lanes([4.0, 300.0, 4000.0], trials=2)
-    ended = descent.descend(basis, observed, alpha, -5.0, 1_000_000)
-    limit = descent.exact_limit(basis, observed, alpha, -5.0)
+    ended = descent.descend(basis, observed, alpha, -4.0, 1_000_000)
+    limit = descent.exact_limit(basis, observed, alpha, -4.0)
     assert ended.converged.all() and limit.residual.max() < 1e-10
     assert model.relative_difference(ended.coordinates, limit.coordinates).max() < 0.01
     assert model.relative_difference(ended.noise, limit.noise).max() < 0.01

@@ -36,7 +36,7 @@ def default() -> ConfigDict:
     config.lambda_max = 1.0  # figures 2 and 3: largest
     config.num_lambdas = 33  # figures 2 and 3: how many, evenly on a log scale
     config.penalty = 0.1  # figure 4: the one lambda
-    config.success = 1e-3  # figure 4: relative error below which an instance counts as recovered
+    config.success = 1e-3  # figures 3 and 4: relative error below which an instance counts as recovered
     config.step_size = config_dict.placeholder(float)  # figure 2: constant tau; unset: chosen from the residual
     config.max_iterations = 4_000_000  # figure 2: cap on the steps of one descent
     config.landscape_problems = 20  # figure 2: random problems (N=5, p=8, r=2, k=2) whose critical points are sought
@@ -57,8 +57,9 @@ def check(config: ConfigDict) -> None:
     configs.at_least(config, config.alpha_min, "alpha_max")
     configs.at_least(config, config.lambda_min, "lambda_max")
     gammas = config.log_gammas
-    configs.require(len(gammas) > 0 and all(-300 < log_gamma < 0 for log_gamma in gammas), "log_gammas", gammas,
-                    "it lists logarithms of start values below 1, such as (-8.0,)")
+    configs.require(len(gammas) > 0 and all(isinstance(log_gamma, float | int) and -300 < log_gamma < 0
+                                            for log_gamma in gammas) and len(set(gammas)) == len(gammas),
+                    "log_gammas", gammas, "it lists different logarithms of start values below 1, such as (-8.0,)")
     most = min(config.num_rows, config.num_parameters)
     shape = f"J is config.num_rows={config.num_rows} x config.num_parameters={config.num_parameters}"
     for field, limit, reason in (
