@@ -41,9 +41,8 @@ def test_a_scalar_program():
     np.testing.assert_allclose(found.noise[:, 0], [0.0, 6.0, -2.925], atol=1e-7)
 
 
-@pytest.mark.parametrize("size", [(20, 40, 3, 3), (40, 30, 12, 20)], ids=str)
-def test_the_conditions_of_optimality_hold(size):
-    problems, factors = some(4, *size)
+def test_the_conditions_of_optimality_hold():
+    problems, factors = some(4, num_rows=40, num_parameters=30, rank=12, sparsity=20)
     for penalty in (1e-4, 1e-2, 1.0):
         weights = np.full(4, penalty)
         found = program.solve(factors.basis, problems.observed, weights)

@@ -17,7 +17,7 @@ def test_gradient_and_hessian_are_those_of_h():
 
     point = np.random.default_rng(0).standard_normal(14)
     with jax.enable_x64(True):
-        gradient, hessian = jax.grad(h)(point), jax.hessian(h)(point)
+        gradient, hessian = jax.jit(jax.grad(h))(point), jax.jit(jax.hessian(h))(point)
     _, own_gradient, own_hessian = landscape.gradient_and_hessian(PROBLEM, point)
     np.testing.assert_allclose(own_gradient, gradient, atol=1e-10)
     np.testing.assert_allclose(own_hessian, hessian, atol=1e-10)

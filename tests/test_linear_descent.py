@@ -32,7 +32,7 @@ def test_a_step_is_the_gradient_of_h_with_learning_rates_tau_and_alpha_tau():
 
     with jax.enable_x64(True):
         theta = factors.right @ z
-        d_theta, d_u, d_v = map(np.asarray, jax.grad(h, argnums=(0, 1, 2))(theta, u, v))
+        d_theta, d_u, d_v = map(np.asarray, jax.jit(jax.grad(h, argnums=(0, 1, 2)))(theta, u, v))
         new = list(map(np.asarray, descent.step(factors.basis, problem.observed, alpha, tau, (z, u, v))))
     np.testing.assert_allclose(factors.right @ new[0], theta - tau * d_theta, atol=1e-12)
     np.testing.assert_allclose(new[1], u - alpha * tau * d_u, atol=1e-12)
@@ -43,12 +43,13 @@ def test_the_invariants_of_the_flow_hold_up_to_the_step():
     """theta = J^T nu and u v = gamma^2 (eq. 20): the first exactly, the second with an error in proportion to tau."""
     basis, observed, _ = (x[0] for x in lanes([1.0]))
     alpha, gamma, errors = 20.0, 0.01, []
+    step, residual = jax.jit(descent.step), jax.jit(descent.residual)
     for tau, steps in ((2e-5, 500), (1e-5, 1000)):
         state, nu = (np.zeros(2), np.full(12, gamma), np.full(12, gamma)), np.zeros(12)
         for _ in range(steps):
             with jax.enable_x64(True):
-                nu = nu - tau * np.asarray(descent.residual(basis, observed, *state))
-                state = tuple(map(np.asarray, descent.step(basis, observed, alpha, tau, state)))
+                nu = nu - tau * np.asarray(residual(basis, observed, *state))
+                state = tuple(map(np.asarray, step(basis, observed, alpha, tau, state)))
         np.testing.assert_allclose(state[0], basis.T @ nu, atol=1e-12)
         errors.append(np.max(np.abs(state[1] * state[2] / gamma**2 - 1)))
     assert 0.3 < errors[1] / errors[0] < 0.7 and errors[0] < 0.02
