@@ -13,7 +13,8 @@ import numpy as np
 
 from sop_jax.errors import UserError
 
-GAP = 1e-11  # of the mean complementarity product, relative to lambda times the mean of |y|
+GAP = 1e-13  # of the mean complementarity product, relative to lambda times the mean of |y|; at 1e-11 s of a large
+# problem with a tiny entry may still be 1e-5 away
 MAX_ITERATIONS = 100
 BATCH = 128  # programs solved at a time: their matrices [N, N] are all in memory
 TO_BOUNDARY = 0.995  # share of the way to the boundary that a step may go
@@ -31,7 +32,7 @@ def _solve(basis, observed, penalty):
     """One program by Mehrotra's predictor-corrector method.
 
     With s = plus - minus, both >= 0, and the slacks up = lambda - nu and down = lambda + nu of the box, the optimum is
-    B B^T nu + plus - minus = y and plus*up = minus*down = 0. A Newton step on it with the products sent to `target`
+    B B^T nu + plus - minus = y and plus*up = minus*down = 0. A Newton step on it towards given products
     leaves one positive definite system for nu: B B^T plus the diagonal plus/up + minus/down.
     """
     gram, scale = basis @ basis.T, jnp.mean(jnp.abs(observed))
