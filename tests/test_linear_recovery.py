@@ -53,6 +53,7 @@ def test_figure_3_small(tmp_path):
     assert [(row["rank"], row["sparsity"]) for row in found["vary_sparsity"]] == [(2, 2), (2, 9)]
     assert [(row["rank"], row["sparsity"]) for row in found["vary_rank"]] == [(1, 2), (2, 2)]
     easy, hard = found["vary_sparsity"]
+    assert 1 <= easy["coherence"] <= 6 and easy["guaranteed"] == hard["guaranteed"] == 0
     assert easy["theta_error"][0] > 0.5 and easy["theta_error"][-1] < 1e-8  # lambda too small, and large enough
     assert easy["recovered_from"] is not None and hard["recovered_from"] is None
     again = summary(3, tmp_path / "again")

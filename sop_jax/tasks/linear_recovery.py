@@ -216,7 +216,10 @@ def _figure3(config: ConfigDict, folder: study.Study) -> None:
 
 
 def _error_facts(config: ConfigDict, lambdas: np.ndarray, pair: tuple[int, int], errors: dict[str, np.ndarray]) -> dict:
-    """Means over trials; `recovered_from` is the least lambda from which theta's mean error stays below `success`."""
+    """Means over trials; `recovered_from` is the least lambda from which theta's mean error stays below `success`.
+
+    `guaranteed` counts the trials that meet the condition of Proposition 3.5, which is sufficient but far from needed.
+    """
     theta, noise = (errors[key].mean(axis=0) for key in ("theta", "s"))
     above = np.flatnonzero(theta >= config.success)
     first = 0 if len(above) == 0 else above[-1] + 1
@@ -224,6 +227,8 @@ def _error_facts(config: ConfigDict, lambdas: np.ndarray, pair: tuple[int, int],
         "rank": pair[0],
         "sparsity": pair[1],
         "threshold": float(errors["threshold"].mean()),
+        "coherence": float(errors["coherence"].mean()),
+        "guaranteed": int(errors["guaranteed"].sum()),
         "recovered_from": float(lambdas[first]) if first < len(lambdas) else None,
         "theta_error": theta.tolist(),
         "s_error": noise.tolist(),

@@ -32,8 +32,8 @@ def _solve(basis, observed, penalty):
     """One program by Mehrotra's predictor-corrector method.
 
     With s = plus - minus, both >= 0, and the slacks up = lambda - nu and down = lambda + nu of the box, the optimum is
-    B B^T nu + plus - minus = y and plus*up = minus*down = 0. A Newton step on it towards given products
-    leaves one positive definite system for nu: B B^T plus the diagonal plus/up + minus/down.
+    B B^T nu + plus - minus = y and plus*up = minus*down = 0. A Newton step on it towards given products leaves one
+    positive definite system for nu: B B^T plus the diagonal plus/up + minus/down.
     """
     gram, scale = basis @ basis.T, jnp.mean(jnp.abs(observed))
 

@@ -66,7 +66,7 @@ def over_lambda(config: ConfigDict, lambdas: np.ndarray, curve: dict[str, np.nda
 
 
 def recovery_errors(config: ConfigDict, rank: int, sparsity: int, lambdas: np.ndarray) -> dict[str, np.ndarray]:
-    """Recovery errors [T, M] ||theta - theta*|| / ||theta*||, the same of s, and lambda_0 [T]."""
+    """Recovery errors [T, M] ||theta - theta*|| / ||theta*||, the same of s; lambda_0, mu and Prop. 3.5 [T]."""
     problems, factors = problems_of(config, rank, sparsity)
     convex, kkt = programs(factors.basis, problems.observed, lambdas)
     truth = np.einsum("tpr,tp->tr", factors.right, problems.theta)
@@ -74,8 +74,14 @@ def recovery_errors(config: ConfigDict, rank: int, sparsity: int, lambdas: np.nd
     def error(found, true):
         return np.linalg.norm(found - true[:, None], axis=-1) / np.linalg.norm(true, axis=-1)[:, None]
 
-    return {"theta": error(convex.coordinates, truth), "s": error(convex.noise, problems.noise), "kkt": kkt,
-            "threshold": sparse_linear.threshold(factors, problems.theta)}
+    return {
+        "theta": error(convex.coordinates, truth),
+        "s": error(convex.noise, problems.noise),
+        "kkt": kkt,
+        "threshold": sparse_linear.threshold(factors, problems.theta),
+        "coherence": sparse_linear.coherence(factors.left),
+        "guaranteed": sparse_linear.recovery_is_guaranteed(factors.left, sparsity),
+    }
 
 
 def critical_points(config: ConfigDict) -> dict[str, np.ndarray]:
