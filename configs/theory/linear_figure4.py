@@ -3,7 +3,8 @@
 python -m sop_jax.main --config=configs/theory/linear_figure4.py --workdir=runs/linear_figure4
 
 Source: Liu et al. 2022, section 3.3.
-Measured: TO COME
+Measured: the frontier of methods.md (8.5) to within 3 of 20, and its 20 and 0 from two cells away on. 11 seconds, 2 CPU
+cores.
 """
 
 from sop_jax.tasks.linear_recovery import default
