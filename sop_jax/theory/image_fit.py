@@ -1,0 +1,129 @@
+"""Robust image recovery: a deep image prior with double over-parameterisation (You, Zhu, Qu, Ma, NeurIPS 2020).
+
+An image y = x + s with sparse gross errors s is fitted by phi(theta) + g*g - h*h: the network phi, which takes to
+natural images first, models x, and g*g - h*h, started near zero, models s. Network, g and h learn by plain gradient
+descent on the mean squared error, g and h `alpha` times as fast (arXiv 2006.08857, section 3; settings of its
+released code). The plain prior fits phi(theta) alone to y and in the end takes in the errors too.
+
+Everywhere an image is float32 [H, W, 3] in [0, 1].
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sop_jax.compiler import options_for_steps
+from sop_jax.errors import UserError
+from sop_jax.models.skip_net import SkipNet
+
+DOUBLE, PLAIN_L1, PLAIN_MSE = FITS = ("double", "plain_l1", "plain_mse")
+INPUT_DEPTH = 32  # channels of the network's fixed random input, uniform in [0, INPUT_RANGE]
+INPUT_RANGE = 0.1
+INPUT_NOISE = 1 / 30  # standard deviation of what is added to the input, anew at every iteration
+START = 1e-5  # standard deviation of g and h at the start: at zero itself they would never move
+ALPHA_PIXELS = 512 * 512  # the size at which `alpha` is stated, that of the paper's images
+
+
+def corrupt(image: np.ndarray, rate: float, seed: int) -> np.ndarray:
+    """Salt-and-pepper noise: every entry [H, W, 3] by itself becomes, with probability `rate`, 0 or 1 (paper, 4.2)."""
+    rng = np.random.default_rng(seed)
+    hit, salt = rng.random(image.shape) < rate, rng.random(image.shape) < 0.5
+    return np.where(hit, salt, image).astype(np.float32)
+
+
+def psnr(mean_squared_error: Any) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of images in [0, 1]: 10 log10(1 / mse)."""
+    return -10 * np.log10(np.asarray(mean_squared_error, np.float64))
+
+
+def rescaled_alpha(alpha: float, height: int, width: int) -> float:
+    """`alpha`, stated for 512x512 pixels, such that g and h grow as fast on this size.
+
+    The loss is a mean, so that g grows by 4 alpha tau r / (3HW) an iteration at residual r: 1.0025-fold at r = 1 with
+    the paper's alpha = 500 and tau = 1. Keeping alpha / (HW) keeps that.
+    """
+    return alpha * height * width / ALPHA_PIXELS
+
+
+def largest_rate(height: int, width: int) -> float:
+    """The rate of g and h, alpha * tau, above which descent is unstable.
+
+    The mean of (g*g - s)^2 over 3HW entries has curvature 8 s / (3HW) in g at its minimum, and |s| <= 1; descent needs
+    rate * curvature < 2.
+    """
+    return 3 * height * width / 4
+
+
+class Settings(NamedTuple):
+    """What a fit is apart from its image; `alpha` is already rescaled to the image's size."""
+
+    width: int
+    scales: int
+    learning_rate: float
+    alpha: float
+    plain_learning_rate: float
+
+
+class State(NamedTuple):
+    """All that changes: the variables ("network"; "g" and "h" [1, H, W, 3] if doubled), the optimiser's state, t."""
+
+    variables: Any
+    opt_state: Any
+    iteration: jax.Array
+
+
+class Fit(NamedTuple):
+    """One fit of one image: its state at the start; step: State -> (State, mse to the clean image); recovered image."""
+
+    start: State
+    step: Callable
+    recover: Callable
+
+
+def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray, seed: int) -> Fit:
+    """The fit called `name` (one of FITS) of `observed` [H, W, 3]; `clean` only measures it.
+
+    'double' is plain SGD at `learning_rate` and alpha * `learning_rate` on the mean squared error; 'plain_l1' and
+    'plain_mse' are Adam, the usual optimiser of the deep image prior, on the mean absolute and squared error.
+
+    Returns:
+      A Fit. The error that `step` gives is that of the network's output before the update, on the noisy input of that
+      iteration; `recover(State)` is the output [H, W, 3] on the input without noise.
+    """
+    network = SkipNet(width=settings.width, scales=settings.scales)
+    clean, observed = jnp.asarray(clean)[None], jnp.asarray(observed)[None]
+    keys = jax.random.split(jax.random.key(seed), 5)
+    fixed_input = INPUT_RANGE * jax.random.uniform(keys[0], (*observed.shape[:3], INPUT_DEPTH))
+    variables = {"network": jax.jit(network.init)(keys[1], fixed_input)}
+    if name == DOUBLE:
+        variables["g"] = START * jax.random.normal(keys[2], observed.shape)
+        variables["h"] = START * jax.random.normal(keys[3], observed.shape)
+    optimizer = _optimizer(name, settings)
+
+    def loss(variables, image):
+        residual = image - observed
+        if name == DOUBLE:
+            residual = residual + sparse_part(variables)
+        return jnp.mean(jnp.abs(residual) if name == PLAIN_L1 else residual**2)
+
+    def step(state: State) -> tuple[State, jax.Array]:
+        noise = jax.random.normal(jax.random.fold_in(keys[4], state.iteration), fixed_input.shape)
+
+        def objective(variables):
+            image = network.apply(variables["network"], fixed_input + INPUT_NOISE * noise)
+            return loss(variables, image), image
+
+        grads, image = jax.grad(objective, has_aux=True)(state.variables)
+        updates, opt_state = optimizer.update(grads, state.opt_state)
+        variables = optax.apply_updates(state.variables, updates)
+        return State(variables, opt_state, state.iteration + 1), jnp.mean((image - clean) ** 2)
+
+    def recover(state: State) -> jax.Array:
+        return network.apply(state.variables["network"], fixed_input)[0]
+
+    start = State(variables, optimizer.init(variables), jnp.zeros((), jnp.int32))
+    return Fit(start, step, jax.jit(recover, compiler_options=options_for_steps()))
