@@ -28,7 +28,8 @@ setup(
         "pillow",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "nbclient", "nbformat", "ipykernel"],
+        "theory": ["cvxpy"],  # the reference solver of linear_recovery
+        "dev": ["cvxpy", "pytest", "pytest-xdist", "hypothesis", "ruff", "nbclient", "nbformat", "ipykernel"],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

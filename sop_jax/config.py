@@ -34,11 +34,18 @@ NOISE_KINDS = (
 ASYMMETRIC_KINDS = ("asymmetric", "block_cyclic", "block_swap", "superclass_cyclic", "pairflip")
 
 
-def default() -> ConfigDict:
-    """Returns the default configuration, every field present. Learning rates of rows are meant at a batch of 128."""
+def base(task: str) -> ConfigDict:
+    """Returns the fields that every task has; a task's `default()` adds its own."""
     config = ConfigDict()
-    config.task = "classify"  # module of sop_jax.tasks that runs this config
-    config.seed = 0  # initialisation, batch order, augmentation and (unless noise.seed is set) label noise
+    config.task = task  # module of sop_jax.tasks that runs this config
+    config.seed = 0  # of everything random: initialisation, order, augmentation, label noise unless noise.seed is set
+    config.compilation_cache = config_dict.placeholder(str)  # folder; unset: ~/.cache/sop_jax/xla; "off": none
+    return config
+
+
+def default() -> ConfigDict:
+    """Returns the main task's defaults, every field present. Learning rates of rows are meant at a batch of 128."""
+    config = base("classify")
     config.num_seeds = 1  # seeds seed, seed+1, ... trained in one program; noise.seed gives them all one noise draw
     config.seeds_by = "auto"  # how: unroll (one after the other in each step), vmap (batched); auto: unroll
     config.epochs = 60  # passes over the training rows
@@ -51,7 +58,6 @@ def default() -> ConfigDict:
     # for very large N x K: train_pred_probs and the suggestions then come from one evaluation pass of the final network
     # over the training images
     config.deterministic = False  # GPU only: deterministic operations, for bit-equal runs (slower)
-    config.compilation_cache = config_dict.placeholder(str)  # folder; unset: ~/.cache/sop_jax/xla; "off": none
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, cifar10, cifar100, cifar10_n, cifar100_n, mnist, fashion_mnist, npz
@@ -136,31 +142,35 @@ def group_of(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
     return config, name
 
 
-def check_fields(config: ConfigDict) -> None:
-    """Raises UserError unless the config has the fields of `default()` and no others."""
-    names, wanted = field_names(config), field_names(default())
+def check_fields(config: ConfigDict, wanted: ConfigDict) -> None:
+    """Raises UserError unless the config has the fields of `wanted`, its task's defaults, and no others."""
+    names, wanted_names = field_names(config), field_names(wanted)
     for name in names:
-        if name not in wanted:
-            raise UserError(f"config.{name} is unknown{suggestion(name, wanted)}; see sop_jax/config.py")
-    for name in wanted:
+        if name not in wanted_names:
+            raise UserError(f"config.{name} is unknown{suggestion(name, wanted_names)}; see the default() of the task "
+                            f"{wanted.task}")
+    for name in wanted_names:
         if name not in names:
-            raise UserError(f"config.{name} is missing; a config file starts from sop_jax.config.default()")
+            raise UserError(f"config.{name} is missing; a config file starts from the default() of its task "
+                            "(sop_jax.config has the main task's)")
 
 
-def _require(ok: bool, field: str, value: object, wanted: str) -> None:
+def require(ok: bool, field: str, value: object, wanted: str) -> None:
+    """Raises UserError naming the field unless `ok`; `wanted` says what it must be."""
     if not ok:
         raise UserError(f"config.{field}={value!r} is not allowed: {wanted}")
 
 
-def _at_least(config: ConfigDict, lowest: float, *fields: str) -> None:
-    """Each field is finite and at least `lowest`, or is an optional one that is not set."""
+def at_least(config: ConfigDict, lowest: float, *fields: str) -> None:
+    """Raises UserError unless each field is finite and at least `lowest`, or an optional one that is not set."""
     for field in fields:
         group, name = group_of(config, field)
         ok = group[name] is None or (group[name] >= lowest and math.isfinite(group[name]))
-        _require(ok, field, group[name], f"it must be a finite number of at least {lowest}")
+        require(ok, field, group[name], f"it must be a finite number of at least {lowest}")
 
 
-def _one_of(config: ConfigDict, field: str, choices: tuple[str, ...]) -> None:
+def one_of(config: ConfigDict, field: str, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless the field is one of the choices."""
     group, name = group_of(config, field)
     if group[name] not in choices:
         raise UserError(f"config.{field}={group[name]!r} is unknown{suggestion(str(group[name]), choices)}; "
@@ -172,46 +182,46 @@ def check(config: ConfigDict) -> None:
 
     What needs the data or the devices is checked where those are known.
     """
-    check_fields(config)
-    _at_least(config, 0, "seed", "noise.seed", "steps_per_dispatch", "augment.crop_padding", "augment.cutout",
-              "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
-              "method.balance_weight", "method.init_std", "optimizer.learning_rate", "optimizer.momentum",
-              "optimizer.muon_learning_rate", "optimizer.weight_decay", "optimizer.drop_factor",
-              "optimizer.final_learning_rate")
-    _at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
-              "model.width")
-    _at_least(config, 2, "data.num_classes", "data.train_limit")
-    _one_of(config, "dtype", DTYPES)
-    _one_of(config, "seeds_by", SEEDS_BY)
-    _one_of(config, "noise.kind", NOISE_KINDS)
-    _one_of(config, "method.variant", SOP_VARIANTS)
-    _one_of(config, "method.v_dtype", V_DTYPES)
-    _one_of(config, "optimizer.name", OPTIMIZERS)
-    _one_of(config, "optimizer.schedule", SCHEDULES)
-    _one_of(config, "augment.strong", ("autoaugment", "weak"))
-    _one_of(config, "model.activation", ("silu", "relu"))
+    check_fields(config, default())
+    at_least(config, 0, "seed", "noise.seed", "steps_per_dispatch", "augment.crop_padding", "augment.cutout",
+             "method.learning_rate_u", "method.learning_rate_v", "method.mse_weight", "method.consistency_weight",
+             "method.balance_weight", "method.init_std", "optimizer.learning_rate", "optimizer.momentum",
+             "optimizer.muon_learning_rate", "optimizer.weight_decay", "optimizer.drop_factor",
+             "optimizer.final_learning_rate")
+    at_least(config, 1, "num_seeds", "epochs", "batch_size", "eval_every", "checkpoint_every", "data.downsample",
+             "model.width")
+    at_least(config, 2, "data.num_classes", "data.train_limit")
+    one_of(config, "dtype", DTYPES)
+    one_of(config, "seeds_by", SEEDS_BY)
+    one_of(config, "noise.kind", NOISE_KINDS)
+    one_of(config, "method.variant", SOP_VARIANTS)
+    one_of(config, "method.v_dtype", V_DTYPES)
+    one_of(config, "optimizer.name", OPTIMIZERS)
+    one_of(config, "optimizer.schedule", SCHEDULES)
+    one_of(config, "augment.strong", ("autoaugment", "weak"))
+    one_of(config, "model.activation", ("silu", "relu"))
 
     data, noise, optimizer = config.data, config.noise, config.optimizer
-    _require(config.seed < 2**32, "seed", config.seed, "it must be below 2**32")
-    _require(config.seed + config.num_seeds <= 2**32, "num_seeds", config.num_seeds,
-             f"seeds are counted up from config.seed={config.seed} and must stay below 2**32")
-    _require(0 <= noise.rate <= 1, "noise.rate", noise.rate, "a rate lies in [0, 1] (0.4 for 40 %)")
-    _require(noise.kind not in ("none", "human") or noise.rate == 0, "noise.rate", noise.rate,
-             f"noise.kind={noise.kind!r} has no rate; set noise.kind=symmetric or another kind, or leave the rate at 0")
-    _require(0 <= data.validation_fraction < 1, "data.validation_fraction", data.validation_fraction,
-             "it must lie in [0, 1)")
-    _require(data.name != "npz" or data.path is not None, "data.path", data.path,
-             "data.name='npz' needs the file: --config.data.path=FILE.npz")
-    _require(config.augment.flip or not config.augment.alternating_flip, "augment.alternating_flip", True,
-             "it says when to flip, so it needs augment.flip=true")
-    _require(0 < optimizer.warmup < 1, "optimizer.warmup", optimizer.warmup, "it must lie in (0, 1)")
-    _require(0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "it must lie in [0, 1)")
+    require(config.seed < 2**32, "seed", config.seed, "it must be below 2**32")
+    require(config.seed + config.num_seeds <= 2**32, "num_seeds", config.num_seeds,
+            f"seeds are counted up from config.seed={config.seed} and must stay below 2**32")
+    require(0 <= noise.rate <= 1, "noise.rate", noise.rate, "a rate lies in [0, 1] (0.4 for 40 %)")
+    require(noise.kind not in ("none", "human") or noise.rate == 0, "noise.rate", noise.rate,
+            f"noise.kind={noise.kind!r} has no rate; set noise.kind=symmetric or another kind, or leave the rate at 0")
+    require(0 <= data.validation_fraction < 1, "data.validation_fraction", data.validation_fraction,
+            "it must lie in [0, 1)")
+    require(data.name != "npz" or data.path is not None, "data.path", data.path,
+            "data.name='npz' needs the file: --config.data.path=FILE.npz")
+    require(config.augment.flip or not config.augment.alternating_flip, "augment.alternating_flip", True,
+            "it says when to flip, so it needs augment.flip=true")
+    require(0 < optimizer.warmup < 1, "optimizer.warmup", optimizer.warmup, "it must lie in (0, 1)")
+    require(0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "it must lie in [0, 1)")
     drops = optimizer.drop_epochs
-    _require(all(type(drop) is int and drop > 0 for drop in drops) and list(drops) == sorted(set(drops)),
-             "optimizer.drop_epochs", drops, "it must be rising whole numbers of at least 1, such as (40,80)")
+    require(all(type(drop) is int and drop > 0 for drop in drops) and list(drops) == sorted(set(drops)),
+            "optimizer.drop_epochs", drops, "it must be rising whole numbers of at least 1, such as (40,80)")
     process, processes = config.distributed.process_id, config.distributed.num_processes
-    _require(process is None or processes is None or 0 <= process < processes, "distributed.process_id", process,
-             "it must lie in [0, num_processes)")
+    require(process is None or processes is None or 0 <= process < processes, "distributed.process_id", process,
+            "it must lie in [0, num_processes)")
 
 
 def each_seed(config: ConfigDict) -> list[ConfigDict]:
@@ -243,6 +253,13 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
     else:
         reasons["epochs"] = ": a run can be made longer, not shorter"
     may_differ |= {field for field in ("dtype", "seeds_by") if requested[field] == "auto"}
+    return [f"{name} (was {old!r}, now {new!r}{reasons.get(name, '')})"
+            for name, old, new in differences(saved, config, default())
+            if name not in may_differ and not name.startswith("distributed.")]
+
+
+def differences(saved: dict, config: ConfigDict, defaults: ConfigDict) -> list[tuple[str, object, object]]:
+    """(field, saved value, new value) of the fields in which they differ; one not saved stands at its default."""
 
     def flat(tree, prefix=""):
         for name, value in tree.items():
@@ -251,7 +268,6 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
             else:
                 yield prefix + name, list(value) if isinstance(value, tuple) else value
 
-    old = {**dict(flat(default().to_dict())), **dict(flat(saved))}
+    old = {**dict(flat(defaults.to_dict())), **dict(flat(saved))}
     new = dict(flat(config.to_dict()))
-    return [f"{name} (was {old.get(name)!r}, now {new.get(name)!r}{reasons.get(name, '')})" for name in {**old, **new}
-            if old.get(name) != new.get(name) and name not in may_differ and not name.startswith("distributed.")]
+    return [(name, old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)]

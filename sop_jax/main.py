@@ -14,6 +14,7 @@ import runpy
 import signal
 import sys
 import traceback
+from types import ModuleType
 from typing import NamedTuple
 
 from absl import flags
@@ -37,7 +38,8 @@ class Command(NamedTuple):
 
 def help_text() -> str:
     """What `--help` prints: the flags, and every field of the config with its default and its comment."""
-    fields = [line.strip() for line in inspect.getsource(configs.default).splitlines()]
+    source = inspect.getsource(configs.base) + inspect.getsource(configs.default)
+    fields = [line.strip() for line in source.splitlines()]
     return "\n".join([
         f"usage: {EXAMPLE} [--config.field=value ...] [--dry_run]",
         "  --config=FILE         config file, see configs/",
@@ -46,6 +48,7 @@ def help_text() -> str:
         "  --config.field=value  override one field of the config, for example --config.noise.rate=0.4",
         "fields, their defaults and meanings:",
         *(f"  --{line}" for line in fields if line.startswith("config.") and "ConfigDict()" not in line),
+        "other tasks have fields of their own: see configs/theory/, and --dry_run with one of them",
     ])
 
 
@@ -65,14 +68,25 @@ def parse(argv: list[str]) -> Command:
     if not workdir.value and not dry_run.value:
         raise UserError(f"--workdir=DIR is missing; for example {EXAMPLE}")
     config = load_file(config_file.value)
-    configs.check_fields(config)
+    task = config.get("task", "classify")
+    fields = _fields(task)
+    configs.check_fields(config, fields.default())
     config = _override(config, overrides)
-    configs.check(config)
-    known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
-    if config.task not in known:
-        raise UserError(f"config.task={config.task!r} is unknown{configs.suggestion(config.task, known)}; choose from "
-                        f"{', '.join(known)}")
+    if config.task != task:
+        _fields(config.task)
+        raise UserError(f"config.task={config.task!r} cannot be set on the command line: the other fields of "
+                        f"--config={config_file.value} are those of {task!r}; name a config file of that task")
+    fields.check(config)
     return Command(config, pathlib.Path(workdir.value) if workdir.value else None, dry_run.value)
+
+
+def _fields(task: str) -> ModuleType:
+    """The module with the task's `default()` and `check(config)`: for the main task one that imports nothing slow."""
+    known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+    if task not in known:
+        raise UserError(f"config.task={task!r} is unknown{configs.suggestion(task, known)}; choose from "
+                        f"{', '.join(known)}")
+    return configs if task == "classify" else importlib.import_module(f"sop_jax.tasks.{task}")
 
 
 def load_file(path: str) -> ConfigDict:
@@ -94,7 +108,7 @@ def load_file(path: str) -> ConfigDict:
         raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={path}: get_config() returned {type(config).__name__}; it must return the "
-                        "ConfigDict that sop_jax.config.default() made")
+                        "ConfigDict that the default() of its task made")
     return config
 
 
@@ -127,7 +141,7 @@ def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
 
 def prepare_backend(config: ConfigDict) -> None:
     """Settings that must stand before JAX is first used: determinism, processes, compilation cache."""
-    if config.deterministic:
+    if config.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     import jax
 
@@ -136,9 +150,10 @@ def prepare_backend(config: ConfigDict) -> None:
     if config.compilation_cache != "off":
         cache = config.compilation_cache or pathlib.Path("~/.cache/sop_jax/xla").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    d = config.distributed
     try:
-        mesh.initialize_processes(d.coordinator, d.num_processes, d.process_id)
+        if "distributed" in config:  # the main task's
+            d = config.distributed
+            mesh.initialize_processes(d.coordinator, d.num_processes, d.process_id)
         jax.devices()
     except Exception as error:  # JAX's plug-ins raise many kinds, a missing one an AssertionError without text
         raise UserError("JAX cannot start (see the variable JAX_PLATFORMS and config.distributed): "

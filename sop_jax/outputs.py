@@ -21,13 +21,6 @@ from sop_jax.step import TrainState
 GALLERY_SIZE = 100
 
 
-def _save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes an .npz whole or not at all, without pickles."""
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    temporary.replace(path)
-
-
 def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None) -> None:
     """labels.npz: the given labels of all N rows, in row order, with their hash."""
     arrays = {"id": data.train.ids, "given_label": data.train.labels.astype(np.int32),
@@ -35,7 +28,7 @@ def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None)
               "validation_rows": data.validation_rows}
     if truth is not None:
         arrays["true_label"] = truth.astype(np.int32)
-    _save_arrays(workdir / "labels.npz", **arrays)
+    folder.write_arrays(workdir / "labels.npz", **arrays)
 
 
 class TrainRows(NamedTuple):
@@ -103,13 +96,13 @@ def write_results(
     label_issues.write_csv(workdir / "label_issues.csv", ids, given, issues, data.class_names, known)
 
     worst = label_issues.worst_first(issues)[:GALLERY_SIZE]
-    _save_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
+    folder.write_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
     diagnostics = {"train_given_label": given, "train_margin": margin,
                    "noise_score": 1 - issues.quality}
     if "u" in read.table:
         diagnostics["u_squared"] = read.table["u"][:, 0] ** 2
-    _save_arrays(workdir / "predictions.npz", test_id=data.test.ids, test_pred_probs=test_probs, train_id=ids,
-                 train_pred_probs=probs, **diagnostics)
+    folder.write_arrays(workdir / "predictions.npz", test_id=data.test.ids, test_pred_probs=test_probs, train_id=ids,
+                        train_pred_probs=probs, **diagnostics)
     summary = _summary(experiment, outcome, test_probs, wall_seconds)
     summary |= label_issues.summarise(given, issues, margin, known)
     summary["rows_at_bound"] = _share_at_bound(read.table)

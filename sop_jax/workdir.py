@@ -21,6 +21,7 @@ from sop_jax.config import changed_fields
 from sop_jax.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "ml-collections")
+DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)  # what np.load and its arrays raise
 
 
 @contextlib.contextmanager
@@ -63,6 +64,13 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, value: object) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes an .npz whole or not at all, without pickles."""
+    temporary = path.with_name(path.name + ".tmp.npz")
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
+    temporary.replace(path)
 
 
 def read_json(path: pathlib.Path, mend: str) -> dict | None:
@@ -114,7 +122,7 @@ def _labels_sha256(path: pathlib.Path) -> str | None:
     try:
         with np.load(path) as arrays:
             return str(arrays["sha256"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+    except (*DAMAGED, KeyError):
         return None
 
 
