@@ -1,7 +1,7 @@
 """The hour-glass network with skip branches that serves as a deep image prior (Ulyanov, Vedaldi, Lempitsky 2018).
 
-As set by You, Zhu, Qu, Ma (NeurIPS 2020, arXiv 2006.08857) for robust recovery: five scales, 128 channels, four channels
-in each skip branch, reflection padding, biases on. It is fitted to one image and classifies nothing, so `api.NETWORKS`
+As You, Zhu, Qu, Ma (NeurIPS 2020, arXiv 2006.08857) set it for robust recovery: five scales, 128 channels, four in
+each skip branch, reflection padding, biases on. It is fitted to one image and classifies nothing, so `api.NETWORKS`
 does not list it.
 """
 

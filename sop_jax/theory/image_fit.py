@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sop_jax.compiler import options_for_steps
-from sop_jax.errors import UserError
+from sop_jax.compiler import options_for_one_run, options_for_steps
 from sop_jax.models.skip_net import SkipNet
 
-DOUBLE, PLAIN_L1, PLAIN_MSE = FITS = ("double", "plain_l1", "plain_mse")
+FITS = DOUBLE, PLAIN_L1, PLAIN_MSE = ("double", "plain_l1", "plain_mse")
 INPUT_DEPTH = 32  # channels of the network's fixed random input, uniform in [0, INPUT_RANGE]
 INPUT_RANGE = 0.1
 INPUT_NOISE = 1 / 30  # standard deviation of what is added to the input, anew at every iteration
@@ -58,6 +57,11 @@ def largest_rate(height: int, width: int) -> float:
     return 3 * height * width / 4
 
 
+def sparse_part(variables: Any) -> jax.Array:
+    """The errors as modelled, g*g - h*h."""
+    return variables["g"] ** 2 - variables["h"] ** 2
+
+
 class Settings(NamedTuple):
     """What a fit is apart from its image; `alpha` is already rescaled to the image's size."""
 
@@ -76,54 +80,93 @@ class State(NamedTuple):
     iteration: jax.Array
 
 
+class Progress(NamedTuple):
+    """Of each iteration, float32 [n]: the loss, and the mean squared error of the network's output to the clean image.
+
+    Both are of the output before that iteration's update, on its noisy input.
+    """
+
+    loss: np.ndarray
+    error: np.ndarray
+
+
 class Fit(NamedTuple):
-    """One fit of one image: its state at the start; step: State -> (State, mse to the clean image); recovered image."""
+    """One fit of one image.
+
+    Attributes:
+      start: the State before the first iteration.
+      advance: (State, n) -> (State, Progress of n iterations).
+      recover: State -> the network's output on the input without noise, float32 [H, W, 3].
+    """
 
     start: State
-    step: Callable
+    advance: Callable
     recover: Callable
 
 
 def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray, seed: int) -> Fit:
-    """The fit called `name` (one of FITS) of `observed` [H, W, 3]; `clean` only measures it.
+    """The fit called `name` (one of FITS) of `observed` [H, W, 3]; `clean` [H, W, 3] only measures it.
 
     'double' is plain SGD at `learning_rate` and alpha * `learning_rate` on the mean squared error; 'plain_l1' and
-    'plain_mse' are Adam, the usual optimiser of the deep image prior, on the mean absolute and squared error.
-
-    Returns:
-      A Fit. The error that `step` gives is that of the network's output before the update, on the noisy input of that
-      iteration; `recover(State)` is the output [H, W, 3] on the input without noise.
+    'plain_mse' are Adam, the usual optimiser of the deep image prior, on the mean absolute and squared error. The
+    three start from the same network and see the same input noise.
     """
     network = SkipNet(width=settings.width, scales=settings.scales)
     clean, observed = jnp.asarray(clean)[None], jnp.asarray(observed)[None]
     keys = jax.random.split(jax.random.key(seed), 5)
     fixed_input = INPUT_RANGE * jax.random.uniform(keys[0], (*observed.shape[:3], INPUT_DEPTH))
-    variables = {"network": jax.jit(network.init)(keys[1], fixed_input)}
+    variables = {"network": jax.jit(network.init, compiler_options=options_for_one_run())(keys[1], fixed_input)}
     if name == DOUBLE:
         variables["g"] = START * jax.random.normal(keys[2], observed.shape)
         variables["h"] = START * jax.random.normal(keys[3], observed.shape)
-    optimizer = _optimizer(name, settings)
+        rates = {"network": settings.learning_rate, "g": settings.alpha * settings.learning_rate}
+        transforms = {"network": optax.sgd(rates["network"]), "g": optax.sgd(rates["g"]), "h": optax.sgd(rates["g"])}
+        optimizer = optax.multi_transform(transforms, {part: part for part in variables})
+    else:
+        optimizer = optax.adam(settings.plain_learning_rate)
 
-    def loss(variables, image):
-        residual = image - observed
-        if name == DOUBLE:
-            residual = residual + sparse_part(variables)
-        return jnp.mean(jnp.abs(residual) if name == PLAIN_L1 else residual**2)
-
-    def step(state: State) -> tuple[State, jax.Array]:
+    def step(state: State, _: Any = None) -> tuple[State, Progress]:
         noise = jax.random.normal(jax.random.fold_in(keys[4], state.iteration), fixed_input.shape)
 
         def objective(variables):
             image = network.apply(variables["network"], fixed_input + INPUT_NOISE * noise)
-            return loss(variables, image), image
+            residual = image - observed + (sparse_part(variables) if name == DOUBLE else 0)
+            return jnp.mean(jnp.abs(residual) if name == PLAIN_L1 else residual**2), image
 
-        grads, image = jax.grad(objective, has_aux=True)(state.variables)
+        (loss, image), grads = jax.value_and_grad(objective, has_aux=True)(state.variables)
         updates, opt_state = optimizer.update(grads, state.opt_state)
         variables = optax.apply_updates(state.variables, updates)
-        return State(variables, opt_state, state.iteration + 1), jnp.mean((image - clean) ** 2)
+        error = jnp.mean((image - clean) ** 2)
+        return State(variables, opt_state, state.iteration + 1), Progress(loss, error)
 
     def recover(state: State) -> jax.Array:
         return network.apply(state.variables["network"], fixed_input)[0]
 
+    advance = step_by_step(step) if jax.default_backend() == "cpu" else in_one_program(step)
     start = State(variables, optimizer.init(variables), jnp.zeros((), jnp.int32))
-    return Fit(start, step, jax.jit(recover, compiler_options=options_for_steps()))
+    return Fit(start, advance, jax.jit(recover, compiler_options=options_for_steps()))
+
+
+def step_by_step(step: Callable) -> Callable:
+    """`advance` of a Fit with one call an iteration: XLA's CPU convolutions are many times slower inside a loop."""
+    one = jax.jit(step, compiler_options=options_for_steps())
+
+    def advance(state: State, iterations: int) -> tuple[State, Progress]:
+        history = []
+        for _ in range(iterations):
+            state, progress = one(state)
+            history.append(progress)
+        return state, Progress(*(np.asarray(jnp.stack(series)) for series in zip(*history, strict=True)))
+
+    return advance
+
+
+def in_one_program(step: Callable) -> Callable:
+    """`advance` of a Fit as one program of all its iterations, for GPU and TPU."""
+    many = jax.jit(lambda state, iterations: jax.lax.scan(step, state, length=iterations), static_argnums=1)
+
+    def advance(state: State, iterations: int) -> tuple[State, Progress]:
+        state, progress = many(state, iterations)
+        return state, Progress(*map(np.asarray, progress))
+
+    return advance
