@@ -8,7 +8,8 @@ released code). The plain prior fits phi(theta) alone to y and in the end takes 
 Everywhere an image is float32 [H, W, 3] in [0, 1].
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -40,12 +41,16 @@ def psnr(mean_squared_error: Any) -> np.ndarray:
 
 
 def rescaled_alpha(alpha: float, height: int, width: int) -> float:
-    """`alpha`, stated for 512x512 pixels, such that g and h grow as fast on this size.
-
-    The loss is a mean, so that g grows by 4 alpha tau r / (3HW) an iteration at residual r: 1.0025-fold at r = 1 with
-    the paper's alpha = 500 and tau = 1. Keeping alpha / (HW) keeps that.
-    """
+    """`alpha`, stated for 512x512 pixels, such that g and h grow as fast on this size (see `growth`)."""
     return alpha * height * width / ALPHA_PIXELS
+
+
+def growth(rate: float, height: int, width: int) -> float:
+    """Factor by which g grows in an iteration at residual 1, where g and h learn at `rate` = alpha * tau.
+
+    The gradient of the mean of (g*g - s)^2 over 3HW entries is 4 g r / (3HW): 1.0025 in the paper's setting.
+    """
+    return 1 + 4 * rate / (3 * height * width)
 
 
 def largest_rate(height: int, width: int) -> float:
@@ -96,12 +101,15 @@ class Fit(NamedTuple):
     Attributes:
       start: the State before the first iteration.
       advance: (State, n) -> (State, Progress of n iterations).
-      recover: State -> the network's output on the input without noise, float32 [H, W, 3].
+      images: State -> "recovered", the network's output on the input without noise, and, if doubled, "sparse", what is
+        modelled as errors; float32 [H, W, 3].
+      limit: what keeps descent from diverging, in words.
     """
 
     start: State
     advance: Callable
-    recover: Callable
+    images: Callable
+    limit: str
 
 
 def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray, seed: int) -> Fit:
@@ -119,9 +127,9 @@ def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray,
     if name == DOUBLE:
         variables["g"] = START * jax.random.normal(keys[2], observed.shape)
         variables["h"] = START * jax.random.normal(keys[3], observed.shape)
-        rates = {"network": settings.learning_rate, "g": settings.alpha * settings.learning_rate}
-        transforms = {"network": optax.sgd(rates["network"]), "g": optax.sgd(rates["g"]), "h": optax.sgd(rates["g"])}
-        optimizer = optax.multi_transform(transforms, {part: part for part in variables})
+        slow, fast = optax.sgd(settings.learning_rate), optax.sgd(settings.alpha * settings.learning_rate)
+        parts = {"network": slow, "g": fast, "h": fast}
+        optimizer = optax.multi_transform(parts, {part: part for part in parts})
     else:
         optimizer = optax.adam(settings.plain_learning_rate)
 
@@ -139,12 +147,33 @@ def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray,
         error = jnp.mean((image - clean) ** 2)
         return State(variables, opt_state, state.iteration + 1), Progress(loss, error)
 
-    def recover(state: State) -> jax.Array:
-        return network.apply(state.variables["network"], fixed_input)[0]
+    @functools.partial(jax.jit, compiler_options=options_for_steps())
+    def images(state: State) -> dict[str, jax.Array]:
+        parts = {"recovered": network.apply(state.variables["network"], fixed_input)[0]}
+        return parts | ({"sparse": sparse_part(state.variables)[0]} if name == DOUBLE else {})
 
     advance = step_by_step(step) if jax.default_backend() == "cpu" else in_one_program(step)
     start = State(variables, optimizer.init(variables), jnp.zeros((), jnp.int32))
-    return Fit(start, advance, jax.jit(recover, compiler_options=options_for_steps()))
+    return Fit(start, advance, images, _limit(name, settings, *observed.shape[1:3]))
+
+
+def _limit(name: str, settings: Settings, height: int, width: int) -> str:
+    if name != DOUBLE:
+        return f"lower config.plain_learning_rate={settings.plain_learning_rate:g}"
+    rate = settings.alpha * settings.learning_rate
+    return (f"g and h learn at {rate:.4g}, which must stay below 3HW/4 = {largest_rate(height, width):.4g} (lower "
+            f"config.alpha), and the network at config.learning_rate={settings.learning_rate:g} (lower it too)")
+
+
+def to_arrays(state: State) -> dict[str, np.ndarray]:
+    """The leaves of the state by number, for a file."""
+    return {f"state_{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], like: State) -> State:
+    """The state that `to_arrays` took apart, of the structure of `like`, bit by bit."""
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [jnp.asarray(arrays[f"state_{number}"]) for number in range(len(leaves))])
 
 
 def step_by_step(step: Callable) -> Callable:

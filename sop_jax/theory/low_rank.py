@@ -9,6 +9,7 @@ min trace(X) + 1/alpha ||S||_1 s.t. X + S = Y, X >= 0, the convex program of rob
 Zhu, Qu, Ma, NeurIPS 2020, arXiv 2006.08857, sections 2 and 3). Everything in float64.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -147,3 +148,34 @@ def robust_pca(observed: np.ndarray, weight: float, iterations: int = 5000, tole
             return low_rank, sparse
     raise UserError(f"robust PCA by ADMM is not within {tolerance} after {iterations} iterations; is "
                     f"config.matrix.alpha={1 / weight:.3g} far from the square root of the size?")
+
+
+def distance(matrices: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """||A - B|| / ||B|| of each pair, [problems]."""
+    return np.linalg.norm(matrices - others, axis=(-2, -1)) / np.linalg.norm(others, axis=(-2, -1))
+
+
+def spectrum(matrices: np.ndarray) -> np.ndarray:
+    """Eigenvalues of symmetric matrices [..., n, n], falling: [..., n]."""
+    return np.linalg.eigvalsh(matrices)[..., ::-1]
+
+
+def facts(descent: Mapping[str, np.ndarray], truth: np.ndarray, convex: np.ndarray, rank: int) -> dict[str, list]:
+    """What the summary says of descents, a list over the problems under each key.
+
+    Args:
+      descent: fields of a Descent, each over the problems. truth, convex: X, and X by robust PCA, [problems, n, n].
+
+    Returns:
+      relative_error: to X. distance_to_robust_pca: to its X. largest_rise: see Descent. eigenvalue_ratio: eigenvalue
+      rank + 1 over eigenvalue rank, small if the rank is found. smallest_eigenvalue: of UU', over the largest.
+    """
+    values = spectrum(descent["low_rank"])
+    columns = {
+        "relative_error": distance(descent["low_rank"], truth),
+        "distance_to_robust_pca": distance(descent["low_rank"], convex),
+        "largest_rise": descent["largest_rise"],
+        "eigenvalue_ratio": values[:, rank] / values[:, rank - 1],
+        "smallest_eigenvalue": values[:, -1] / values[:, 0],
+    }
+    return {name: column.tolist() for name, column in columns.items()}
