@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from sop_jax import compiler
 from sop_jax.theory import image_fit
 from sop_jax.theory.image_fit import DOUBLE, PLAIN_L1, PLAIN_MSE, Settings
 
-SETTINGS = Settings(width=4, scales=2, learning_rate=0.5, alpha=40.0, plain_learning_rate=0.01)
+SETTINGS = Settings(width=3, scales=1, learning_rate=0.02, alpha=1000.0, plain_learning_rate=0.01)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """These programs run a few times each: without LLVM's optimisations they are there sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_fit, "options_for_steps", compiler.options_for_one_run)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +32,7 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def fits(images):
+def fits(images, quick_compilation):
     return {name: image_fit.make(name, SETTINGS, *images, seed=0) for name in image_fit.FITS}
 
 
@@ -83,21 +92,24 @@ def test_g_and_h_start_small_and_follow_the_formula(fits, images):
     np.testing.assert_allclose(state.variables["h"] / h - 1, scale * residual, atol=2e-5)
     np.testing.assert_allclose(np.mean(residual**2), progress.loss[0], rtol=1e-3)
     output = noisy + residual[0]
-    assert 0 < output.min() and output.max() < 1
+    assert output.min() > 0 and output.max() < 1
     np.testing.assert_allclose(np.mean((output - clean) ** 2), progress.error[0], rtol=1e-3)
 
 
-def test_the_networks_step_is_plain_gradient_descent(fits):
-    """Twice the rate, twice the step: no momentum, no decay, no Adam."""
-    def change(learning_rate, images_):
-        fit = image_fit.make(DOUBLE, SETTINGS._replace(learning_rate=learning_rate), *images_, seed=0)
-        state, _ = fit.advance(fit.start, 1)
-        return jax.tree.map(jnp.subtract, state.variables["network"], fit.start.variables["network"])
+def test_the_network_learns_by_plain_gradient_descent(fits):
+    """Its step is `learning_rate` times the gradient of the mean squared error: no momentum, no decay, no Adam.
 
-    clean = np.full((16, 16, 3), 0.3, np.float32)
-    once, twice = change(0.25, (clean, clean)), change(0.5, (clean, clean))
-    chex.assert_trees_all_close(jax.tree.map(lambda x: 2 * x, once), twice, atol=1e-6)
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(once)) > 1e-4
+    Along a step of plain descent the loss falls by learning_rate * ||gradient||^2 = ||step||^2 / learning_rate.
+    """
+    fit = fits[DOUBLE]
+    losses, steps, state = [], [], fit.start
+    for _ in range(2):
+        after, progress = fit.advance(state._replace(iteration=jnp.zeros((), jnp.int32)), 1)  # the same input noise
+        change = jax.tree.map(jnp.subtract, after.variables["network"], state.variables["network"])
+        steps.append(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(change)))
+        losses.append(float(progress.loss[0]))
+        state = after
+    np.testing.assert_allclose(losses[0] - losses[1], np.mean(steps) / SETTINGS.learning_rate, rtol=0.05)
 
 
 def test_all_fits_start_from_one_network_and_only_the_doubled_one_has_g_and_h(fits):
@@ -132,9 +144,9 @@ def test_a_state_put_away_and_taken_up_goes_on_bit_by_bit(fits):
         assert len(np.unique(progress.error)) == 4
 
 
-def test_one_program_of_many_iterations_gives_what_single_steps_give(images, monkeypatch):
+def test_one_program_of_many_iterations_gives_what_single_steps_give(fits, images, monkeypatch):
     """The way of GPU and TPU, run here on the CPU, where it is only slow."""
-    single = image_fit.make(DOUBLE, SETTINGS, *images, seed=0)
+    single = fits[DOUBLE]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(image_fit, "options_for_steps", lambda: None)
     monkeypatch.setattr(image_fit, "options_for_one_run", lambda: None)

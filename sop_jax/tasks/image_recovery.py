@@ -61,7 +61,8 @@ def check(config: ConfigDict) -> None:
 
 def _check_image(config: ConfigDict) -> None:
     configs.at_least(config, 1, "size", "width", "scales", "iterations", "iterations_per_part")
-    configs.at_least(config, 0, "learning_rate", "alpha", "plain_learning_rate")
+    for field in ("learning_rate", "alpha", "plain_learning_rate"):
+        configs.require(0 < config[field] < float("inf"), field, config[field], "it must be a finite number above 0")
     configs.require(0 <= config.corruption < 1, "corruption", config.corruption, "a rate lies in [0, 1) (.5 for 50 %)")
     factor = 2**config.scales
     configs.require(config.size % factor == 0 and config.size >= 2 * factor, "size", config.size,
