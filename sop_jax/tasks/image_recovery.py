@@ -24,15 +24,15 @@ def default() -> ConfigDict:
     config = configs.base("image_recovery")
     config.problem = "image"  # image or matrix
     config.image = "china"  # image file, or china or flower of scikit-learn; several, separated by commas
-    config.size = 128  # pixels a side that the image is cut and reduced to; a multiple of 2**scales
+    config.size = 64  # pixels a side that the image is cut and reduced to; a multiple of 2**scales
     config.corruption = 0.5  # share of the entries (pixel and channel) that become 0 or 1
     config.width = 32  # channels of the network (paper: 128)
-    config.scales = 5  # times that the network halves the image
+    config.scales = 4  # times that the network halves the image (paper: 5)
     config.learning_rate = 1.0  # tau, of the network under double over-parameterisation (plain SGD)
-    config.alpha = 16000.0  # rate of g and h over tau, stated for 512x512 pixels and rescaled to `size` (paper: 500)
+    config.alpha = 12000.0  # rate of g and h over tau, stated for 512x512 pixels and rescaled to `size` (paper: 500)
     config.plain_learning_rate = 0.01  # of the plain priors (Adam)
-    config.iterations = 4000  # of each of the three fits
-    config.iterations_per_part = 1000  # a killed run goes on after the last whole part
+    config.iterations = 8000  # of each of the three fits
+    config.iterations_per_part = 2000  # a killed run goes on after the last whole part
 
     config.matrix = ConfigDict()
     config.matrix.size = 50  # n
