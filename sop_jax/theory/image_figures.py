@@ -49,9 +49,9 @@ def draw_errors(iterations: np.ndarray, errors: Mapping[float, np.ndarray]) -> F
     """Relative error ||UU' - X|| / ||X|| over iterations: errors[gamma] [problems, T], a line a problem."""
     figure = Figure(figsize=(6.2, 3.9), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    for (gamma, each), color in zip(errors.items(), GAMMA_COLORS, strict=False):
+    for (gamma, each), color in zip(sorted(errors.items(), reverse=True), GAMMA_COLORS, strict=False):
         axes.plot(iterations, each.T, color=color, linewidth=0.8, alpha=0.6)
-        axes.plot([], [], color=color, label=f"γ = {gamma:g}")
+        axes.plot([], [], color=color, label=f"γ = {gamma:.0e}")
     axes.set(xlabel="iteration", ylabel="relative error of the low-rank part", yscale="log", xlim=(0, None))
     _tidy(axes)
     axes.legend(title=f"start, {len(each)} matrices each", fontsize=8, title_fontsize=8, frameon=False)
@@ -68,16 +68,17 @@ def draw_limit(gammas: Sequence[float], distances: np.ndarray, spectra: np.ndarr
     left, right = figure.subplots(1, 2)
     order = np.argsort(gammas)
     left.plot(np.asarray(gammas)[order], distances[order], color=MUTED, linewidth=0.8, marker="o", markersize=3)
+    left.plot([], [], color=MUTED, linewidth=0.8, marker="o", markersize=3, label="one matrix")
     left.set(xscale="log", yscale="log", xlabel="γ, the start of U, g and h",
              ylabel="relative distance to robust PCA")  # fmt: skip
     number = np.arange(1, spectra.shape[-1] + 1)
-    for gamma, each, color in zip(gammas, spectra, GAMMA_COLORS, strict=False):
-        right.plot(number, np.maximum(each, 1e-16).T, color=color, linewidth=0.8, alpha=0.6)
-        right.plot([], [], color=color, label=f"γ = {gamma:g}")
+    for row, color in zip(order[::-1], GAMMA_COLORS, strict=False):
+        right.plot(number, np.maximum(spectra[row], 1e-16).T, color=color, linewidth=0.8, alpha=0.6)
+        right.plot([], [], color=color, label=f"γ = {gammas[row]:.0e}")
     right.axvline(rank + 0.5, color=MUTED, linestyle=":", linewidth=1.2, label=f"true rank, {rank}")
     right.set(xlabel="number", ylabel="eigenvalue of UU'", yscale="log")
-    right.legend(fontsize=8, frameon=False)
     for axes in (left, right):
+        axes.legend(fontsize=8, frameon=False)
         _tidy(axes)
     return figure
 

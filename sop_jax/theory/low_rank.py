@@ -123,7 +123,7 @@ def recover(problems: list[Problem], alpha: float, gamma: float, step: float | N
     return ended
 
 
-def robust_pca(observed: np.ndarray, weight: float, iterations: int = 5000, tolerance: float = 1e-9) -> tuple:
+def robust_pca(observed: np.ndarray, weight: float, iterations: int = 20000, tolerance: float = 1e-6) -> tuple:
     """(X, S) solving min trace(X) + weight ||S||_1 s.t. X + S = Y, X >= 0, by ADMM on the augmented Lagrangian.
 
     X takes the eigenvalues of Y - S + Z / rho lowered by 1 / rho and cut at zero, S the entries of Y - X + Z / rho
