@@ -4,9 +4,11 @@ Y = X + S with X positive semidefinite of small rank and S sparse. Gradient desc
 
     1/4 ||U U' + g*g - h*h - Y||_F^2,   U [n, n], g and h [n, n], started at gamma*I, gamma, gamma,
 
-g and h `alpha` times as fast as U, needs neither the rank nor the sparsity: with gamma -> 0 it ends at the solution of
-min trace(X) + 1/alpha ||S||_1 s.t. X + S = Y, X >= 0, the convex program of robust PCA on positive semidefinite X (You,
-Zhu, Qu, Ma, NeurIPS 2020, arXiv 2006.08857, sections 2 and 3). Everything in float64.
+g and h `alpha` times as fast as U, needs neither the rank nor the sparsity (You, Zhu, Qu, Ma, NeurIPS 2020, arXiv
+2006.08857, sections 2 and 3). The paper's theory names as its limit for gamma -> 0 the solution of min trace(X) +
+1/alpha ||S||_1 s.t. X + S = Y, X >= 0: robust PCA over positive semidefinite X, `robust_pca` here. Where that program
+recovers X we see the two agree; where it does not, for alpha too large, descent can end elsewhere and nearer to X (see
+benchmarks/results/matrix_recovery.json). Everything in float64.
 """
 
 from collections.abc import Mapping
