@@ -180,8 +180,26 @@ def test_two_images_of_one_name_are_refused(config, tmp_path):
         image_recovery.run(config, tmp_path)
 
 
-def test_divergence_is_said_and_nothing_of_it_kept(config, tmp_path):
-    """The limit on alpha is on g and h; a network's rate beyond reason shows in the loss."""
+@pytest.mark.parametrize("factor, diverges", [(0.9, False), (1.1, False), (3.0, True), (float("nan"), True)])
+def test_a_part_whose_loss_grew_is_not_kept(factor, diverges):
+    """A loss that a part multiplies by `factor`: a little up and down is the input's noise, the rest divergence."""
+    def advance(state, count):
+        losses = np.geomspace(1, factor, count) if factor == factor else np.full(count, np.nan)
+        return state._replace(iteration=state.iteration + count), image_fit.Progress(losses, losses)
+
+    state = image_fit.State({}, (), np.int32(4))
+    fit = image_fit.Fit(state, advance, lambda state: {}, "lower config.alpha")
+    if diverges:
+        with pytest.raises(UserError, match="the loss ended at .* after 7 iterations; lower config.alpha"):
+            image_recovery._advance(fit, state, 3, np.inf)
+    else:
+        assert image_recovery._advance(fit, state, 3, np.inf)["state_0"] == 7
+        with pytest.raises(UserError, match="descent diverged"):  # against the first loss of an earlier part
+            image_recovery._advance(fit, state, 3, 0.1)
+
+
+@pytest.mark.slow
+def test_a_rate_beyond_reason_diverges_and_the_limits_are_named(config, tmp_path):
     config.update({"image": "china", "learning_rate": 1e30, "alpha": 1e-30})
     with pytest.raises(UserError, match=r"descent diverged: the loss .* below 3HW/4 = 48"):
         run(config, tmp_path)
