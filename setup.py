@@ -21,6 +21,7 @@ setup(
         "chex>=0.1.92",
         "absl-py",
         "numpy",
+        "scipy",
         "scikit-learn",
         "tqdm",
         "matplotlib",

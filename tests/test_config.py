@@ -13,7 +13,9 @@ from sop_jax import main
 from sop_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "sop_jax"
 FILES = sorted((ROOT / "configs").glob("*.py"))
+THEORY = sorted((ROOT / "configs" / "theory").glob("*.py"))
 
 
 def changed(**fields):
@@ -40,6 +42,18 @@ def test_config_files_are_complete_right_and_name_their_command(path):
     configs.check(config)
     assert configs.field_names(config) == configs.field_names(configs.default())
     assert f"--config=configs/{path.name}" in ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", THEORY, ids=lambda path: path.stem)
+def test_theory_configs_are_right_and_name_their_command(path):
+    config = main.parse(["main", f"--config={path}", "--dry_run"]).config
+    assert (PACKAGE / "tasks" / f"{config.task}.py").exists()
+    assert f"--config=configs/theory/{path.name}" in ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_a_task_of_other_fields_is_refused_on_the_command_line():
+    with pytest.raises(UserError, match="config.task='two_curves' cannot be set on the command line"):
+        main.parse(["main", f"--config={ROOT}/configs/digits_sop.py", "--dry_run", "--config.task=two_curves"])
 
 
 def test_the_published_configs_are_there():

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+THEORY = "The theory, by one command each"
 
 
 def section(title):
@@ -64,6 +66,17 @@ def test_every_config_stands_in_the_readme(path):
     names = {f"{stem}_{m}" for stem, methods in patterns for m in methods.split(",")}
     names |= set(re.findall(r"^\| `(\w+)` \|", section("Every config"), re.MULTILINE))
     assert path.stem in names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "theory").glob("*.py")), ids=lambda p: p.stem)
+def test_every_theory_config_stands_in_the_readme_with_its_figure(path):
+    row = next(line for line in section(THEORY).splitlines() if line.startswith(f"| `{path.stem}` |"))
+    figures = re.findall(r"\]\((benchmarks/results/theory/[\w.]+\.png)\)", row)
+    assert figures
+    for figure in figures:
+        with Image.open(ROOT / figure) as image:
+            image.load()
+        assert (ROOT / figure).stat().st_size < 100_000
 
 
 def test_files_named_exist():
