@@ -1,17 +1,20 @@
 """Networks: published parameter counts, shapes, precision, batch statistics."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sop_jax import compiler
 from sop_jax import mesh as meshes
 from sop_jax.errors import UserError
-from sop_jax.models import api
+from sop_jax.models import api, etf
 
 
-def count(name, num_classes=10):
-    model = api.find(name, num_classes)
+def count(name, num_classes=10, **options):
+    model = api.find(name, num_classes, **options)
     params, _ = jax.eval_shape(lambda key: model.init(key, (32, 32, 3)), jax.random.key(0))
     return api.num_parameters(params)
 
@@ -58,6 +61,60 @@ def test_evaluation_mode_changes_no_statistics():
     assert same is model_state
     alone, _ = model.apply(params, model_state, images[:1], False)
     np.testing.assert_allclose(logits[:1], alone, rtol=1e-5, atol=1e-6)
+
+
+VARIANTS = [
+    ("small_resnet", {}),
+    ("fast_net", {}),
+    ("small_resnet", {"classifier": "etf"}),
+    ("preact_resnet18", {"feature_dim": 5}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_logits_are_the_classifier_applied_to_the_features(name, options):
+    """And what training applies, with batch statistics of its own, has the same last layer."""
+    model = api.find(name, 3, width=4, **options)
+    init = jax.jit(lambda key: model.init(key, (8, 8, 1)), compiler_options=compiler.options_for_one_run())
+    params, model_state = init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+
+    @functools.partial(jax.jit, compiler_options=compiler.options_for_one_run())
+    def both(params, model_state):
+        return model.apply(params, model_state, images, False)[0], model.features(params, model_state, images)
+
+    logits, features = both(params, model_state)
+    weight, bias = model.classifier(params)
+    assert weight.shape == (3, features.shape[1])
+    if "feature_dim" in options:
+        assert features.shape[1] == options["feature_dim"]
+    np.testing.assert_allclose(features @ weight.T + bias, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fixed_classifier_is_no_parameter_and_its_bias_is_one():
+    learnt, fixed = api.find("small_resnet", 3, width=4), api.find("small_resnet", 3, width=4, classifier="etf")
+    params = {name: jax.eval_shape(lambda key, m=m: m.init(key, (8, 8, 1)), jax.random.key(0))[0]
+              for name, m in (("learnt", learnt), ("fixed", fixed))}
+    assert api.num_parameters(params["learnt"]) - api.num_parameters(params["fixed"]) == 3 * 16
+    gradient = jax.grad(lambda p: jnp.sum(fixed.classifier(p)[1]))({"EtfClassifier_0": {"bias": jnp.zeros(3)}})
+    np.testing.assert_array_equal(gradient["EtfClassifier_0"]["bias"], 1)
+    np.testing.assert_allclose(fixed.classifier({"EtfClassifier_0": {"bias": jnp.zeros(3)}})[0], etf.etf_weight(3, 16),
+                               rtol=1e-6)
+
+
+def test_features_as_many_as_classes_save_a_fifth_of_resnet18():
+    """20.7 % of ResNet-18 on ten classes (Zhu et al. 2021; methods.md, 7.4)."""
+    assert 1 - count("resnet18", feature_dim=10, classifier="etf") / count("resnet18") == pytest.approx(0.207, abs=5e-4)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"name": "fast_net", "classifier": "etf"}, "fast_net"),
+    ({"name": "fast_net", "feature_dim": 10}, "fast_net"),
+    ({"name": "small_resnet", "width": 2, "classifier": "etf"}, "at least as many features as classes, 10, but"),
+])  # fmt: skip
+def test_classifiers_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        api.find(num_classes=10, **options)
 
 
 def test_unknown_network_is_refused():

@@ -114,7 +114,7 @@ def _compare(config: ConfigDict, folder: study.Study) -> None:
         "dataset": config.data.name,
         "epochs": config.epochs,
         **cases,
-        "classifiers": _classifiers(cases),
+        "classifiers": compare_classifiers(cases),
         "unconstrained": {loss: {name.removeprefix(f"{loss}."): float(value) for name, value in optimum.items()
                                  if name.startswith(f"{loss}.")} for loss in LOSSES},
     })
@@ -168,7 +168,7 @@ def summarise(curves: dict[str, np.ndarray], run: dict) -> dict:
     return found
 
 
-def _classifiers(cases: dict[str, dict]) -> dict[str, dict]:
+def compare_classifiers(cases: dict[str, dict]) -> dict[str, dict]:
     """The table of fixed classifiers: parameters, the share of them saved, accuracy and the points lost."""
     if "ce" not in cases:
         return {}
