@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sop_jax.palette import MUTED, SERIES
 from sop_jax.run_folder import Run
 
-LIGHT = {"ink": "#24292f", "muted": "#59636e", "grid": "#e3e8ee", "ground": "#ffffff", "series": [
-    "#0072b2", "#d55e00", "#009e73", "#a8518a", "#b27a00"]}  # fmt: skip
+LIGHT = {"ink": "#24292f", "muted": MUTED, "grid": "#e3e8ee", "ground": "#ffffff", "series": list(SERIES)}
 DARK = {"ink": "#e6edf3", "muted": "#9aa4af", "grid": "#2d343c", "ground": "#171b21", "series": [
     "#4cacea", "#ff8a4c", "#2fc79b", "#e08fc4", "#f0b83a"]}  # fmt: skip
 SIZE = {"curves": (5.2, 3.5), "detection": (5.2, 3.5), "scores": (5.2, 3.5), "confusion": (5.2, 4.5)}  # inches, a panel

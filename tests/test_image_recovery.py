@@ -63,13 +63,14 @@ def test_images_end_to_end_and_a_killed_run_ends_the_same(config, one_compilatio
     figure = tmp_path / "whole" / "plots" / "photo one_recovery.png"
     assert Image.open(figure).size[0] == 900 and figure.stat().st_size < 100_000
     parts = sorted(file.name for file in (tmp_path / "whole" / "arrays").iterdir())
-    assert parts == sorted(f"photo one_{name}_{end}.npz" for name in FITS for end in (2, 4, 5))
+    fits = [f"photo one_{name}_{end}.npz" for name in FITS for end in (2, 4, 5)]
+    assert parts == sorted([*fits, "photo one_clean.npz"])
 
     finished = []
     original = study.Study.part
 
     def killed(self, name, compute):
-        if len(finished) == 4:
+        if len(finished) == 5:
             raise KeyboardInterrupt
         finished.append(name)
         return original(self, name, compute)
@@ -88,6 +89,19 @@ def test_images_end_to_end_and_a_killed_run_ends_the_same(config, one_compilatio
         for key in one:
             if key != "part_seconds":
                 np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_an_image_that_changed_while_the_run_was_away_is_refused(config, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "photo.png"
+    config.image = str(path)
+    for shade, error in ((0, KeyboardInterrupt), (9, UserError), (0, KeyboardInterrupt)):
+        Image.fromarray(np.full((16, 16, 3), shade, np.uint8)).save(path)
+        with monkeypatch.context() as patch, pytest.raises(error, match="not the one .* began with" if shade else None):
+            patch.setattr(image_fit, "make", stopped)
+            image_recovery.run(config, tmp_path / "run")
 
 
 def test_matrices_end_to_end(matrix_config, tmp_path):
@@ -203,7 +217,7 @@ def test_a_rate_beyond_reason_diverges_and_the_limits_are_named(config, tmp_path
     config.update({"image": "china", "learning_rate": 1e30, "alpha": 1e-30})
     with pytest.raises(UserError, match=r"descent diverged: the loss .* below 3HW/4 = 48"):
         run(config, tmp_path)
-    assert not list((tmp_path / "arrays").iterdir())
+    assert [file.name for file in (tmp_path / "arrays").iterdir()] == ["china_clean.npz"]
 
 
 def test_command_line(tmp_path, capsys):

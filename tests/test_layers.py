@@ -7,9 +7,9 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "sop_jax"
 ARROW = (
-    "errors", "config", "compiler", "mesh", "data", "models", "theory", "table", "methods", "optimizer", "step",
-    "checkpoint", "evaluate", "label_issues", "experiment", "seeds", "workdir", "tensorboard", "run_folder", "plots",
-    "report_html", "report", "compare", "loop", "outputs", "study", "tasks", "estimator", "main",
+    "errors", "config", "palette", "compiler", "mesh", "data", "models", "theory", "table", "methods", "optimizer",
+    "step", "checkpoint", "evaluate", "label_issues", "experiment", "seeds", "workdir", "tensorboard", "run_folder",
+    "plots", "report_html", "report", "compare", "loop", "outputs", "study", "tasks", "estimator", "main",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -104,6 +104,8 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
         if config.problem == "matrix":
             folder.finish(_recover_matrices(config, folder))
             return
+        for label, image in images.items():
+            _require_unchanged(folder, label, image)
         results = {label: _recover_image(config, folder, label, image) for label, image in images.items()}
         folder.finish({**next(iter(results.values())), "images": results})  # at the top: the first image's figures
 
@@ -133,6 +135,14 @@ def _load_images(config: ConfigDict) -> dict[str, np.ndarray]:
             raise UserError(f"config.image={config.image!r} has two images called {label!r}; rename one")
         images[label] = photograph.load(name, config.size)
     return images
+
+
+def _require_unchanged(folder: study.Study, label: str, image: np.ndarray) -> None:
+    """Keeps the image that the run began with; UserError if a resumed run reads another one."""
+    begun = folder.part(f"{label}_clean", lambda: {"image": image})["image"]
+    if not np.array_equal(begun, image):
+        raise UserError(f"the image {label!r} is not the one that {folder.workdir} began with; restore the file or "
+                        "name another --workdir")
 
 
 def _recover_image(config: ConfigDict, folder: study.Study, label: str, clean: np.ndarray) -> dict:

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# For unordered series (Okabe & Ito's colours, darkened); ordered ones, such as depths, take viridis.
-COLORS = ["#0072b2", "#d55e00", "#009e73", "#a8518a", "#b27a00", "#59636e"]
+from sop_jax import palette
+
+COLORS = (*palette.SERIES, palette.MUTED)  # for unordered series; ordered ones, such as depths, take viridis
 MARKERS = "osD^vPX*<>"
 STYLE = {"axes.grid": True, "axes.axisbelow": True, "axes.spines.right": False, "axes.spines.top": False}
 STYLE |= {"grid.color": "#e3e8ee", "legend.frameon": False, "axes.titlesize": 11, "axes.titlelocation": "left"}
@@ -22,7 +23,7 @@ def kernel(angles: np.ndarray, ratios: np.ndarray, depths: Sequence[int]) -> Fig
     for ratio, depth, color in zip(ratios, depths, _shades(len(depths)), strict=True):
         whole.plot(angles, ratio, color=color, label=f"L = {depth}")
         peak.semilogx(angles[1:], ratio[1:], color=color)
-    whole.axhline(0.25, color=COLORS[-1], linestyle=":", linewidth=1)
+    whole.axhline(0.25, color=palette.MUTED, linestyle=":", linewidth=1)
     whole.annotate("1/4", (np.pi, 0.25), (0, -3), textcoords="offset points", ha="right", va="top", fontsize=9)
     whole.set(title="Kernel against angle", xlabel="angle between the inputs (rad)", ylabel="Θ / (nL/2)")
     peak.set(title="Deeper: a sharper peak", xlabel="angle between the inputs (rad), logarithmic")
@@ -58,8 +59,8 @@ def concentration(widths: Sequence[int], spread: Mapping[int, np.ndarray], bias:
         shifted = np.array(widths) * 1.06**i  # beside one another, or the bars would hide each other
         right.errorbar(shifted, bias[depth], bias_error[depth], color=color, marker=MARKERS[i], capsize=3)
     guide = min(values[0] for values in spread.values()) * 0.7 * np.sqrt(widths[0] / np.array(widths))
-    left.loglog(widths, guide, color=COLORS[-1], linestyle=":", label="∝ 1/√n")
-    right.axhline(0, color=COLORS[-1], linewidth=1)
+    left.loglog(widths, guide, color=palette.MUTED, linestyle=":", label="∝ 1/√n")
+    right.axhline(0, color=palette.MUTED, linewidth=1)
     right.set_xscale("log")
     for ax in (left, right):
         ax.set_xlabel("width n")

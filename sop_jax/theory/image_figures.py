@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from sop_jax.palette import MUTED, SERIES
 from sop_jax.theory.image_fit import DOUBLE, PLAIN_L1, PLAIN_MSE
 
-COLORS = {DOUBLE: "#0072b2", PLAIN_L1: "#d55e00", PLAIN_MSE: "#009e73"}
+COLORS = dict(zip((DOUBLE, PLAIN_L1, PLAIN_MSE), SERIES, strict=False))
 TITLES = {DOUBLE: "double over-parameterisation", PLAIN_L1: "plain prior, l1", PLAIN_MSE: "plain prior, MSE"}
-GAMMA_COLORS = ("#0072b2", "#d55e00", "#009e73", "#a8518a", "#b27a00")
-MUTED = "#59636e"
 DPI = 90
 
 
@@ -49,7 +48,7 @@ def draw_errors(iterations: np.ndarray, errors: Mapping[float, np.ndarray]) -> F
     """Relative error ||UU' - X|| / ||X|| over iterations: errors[gamma] [problems, T], a line a problem."""
     figure = Figure(figsize=(6.2, 3.9), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    for (gamma, each), color in zip(sorted(errors.items(), reverse=True), GAMMA_COLORS, strict=False):
+    for (gamma, each), color in zip(sorted(errors.items(), reverse=True), SERIES, strict=False):
         axes.plot(iterations, each.T, color=color, linewidth=0.8, alpha=0.6)
         axes.plot([], [], color=color, label=f"γ = {gamma:.0e}")
     axes.set(xlabel="iteration", ylabel="relative error of the low-rank part", yscale="log", xlim=(0, None))
@@ -72,7 +71,7 @@ def draw_limit(gammas: Sequence[float], distances: np.ndarray, spectra: np.ndarr
     left.set(xscale="log", yscale="log", xlabel="γ, the start of U, g and h",
              ylabel="relative distance to robust PCA")  # fmt: skip
     number = np.arange(1, spectra.shape[-1] + 1)
-    for row, color in zip(order[::-1], GAMMA_COLORS, strict=False):
+    for row, color in zip(order[::-1], SERIES, strict=False):
         right.plot(number, np.maximum(spectra[row], 1e-16).T, color=color, linewidth=0.8, alpha=0.6)
         right.plot([], [], color=color, label=f"γ = {gammas[row]:.0e}")
     right.axvline(rank + 0.5, color=MUTED, linestyle=":", linewidth=1.2, label=f"true rank, {rank}")

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8518a", "#b27a00", "#59636e")  # told apart by colour-blind readers
+from sop_jax import palette
+
+COLOURS = (*palette.SERIES, palette.MUTED)
 INK = "#24292f"
 SMALLEST = 1e-15  # errors below it are drawn at it: what is left there is rounding
 QUANTITIES = {"theta": "θ", "s": "s"}
