@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Colours that colour-blind eyes, too, tell apart.
-LOSSES = {"ce": ("cross-entropy", "#0072b2"), "focal": ("focal", "#d55e00"),
-          "label_smoothing": ("label smoothing", "#009e73"), "mse": ("squared error", "#a8518a")}
-WRONG_LABELS = {"ce": ("CE, clean labels", "#0072b2"), "ce_noisy": ("CE, wrong labels", "#d55e00"),
-                "sop_noisy": ("SOP, wrong labels", "#009e73"), "ce_random": ("CE, random labels", "#a8518a")}
+from sop_jax.palette import SERIES
+
+LOSSES = {"ce": "cross-entropy", "focal": "focal", "label_smoothing": "label smoothing", "mse": "squared error"}
+WRONG_LABELS = {"ce": "CE, clean labels", "ce_noisy": "CE, wrong labels", "sop_noisy": "SOP, wrong labels",
+                "ce_random": "CE, random labels"}
 Curves = Mapping[str, Mapping[str, np.ndarray]]  # case -> epoch int [E], and float [E] of each metric
 
 
@@ -28,8 +28,9 @@ def wrong_labels(curves: Curves, terminal: float) -> Figure:
     return _draw(curves, WRONG_LABELS, panels, terminal)
 
 
-def _draw(curves: Curves, cases: dict[str, tuple[str, str]], panels: dict[str, str], terminal: float) -> Figure:
-    """Four panels over epochs, metrics on a log scale; `cases` has each one's name and colour."""
+def _draw(curves: Curves, cases: dict[str, str], panels: dict[str, str], terminal: float) -> Figure:
+    """Four panels over epochs, metrics on a log scale; `cases` names all that have a colour."""
+    colours = dict(zip(cases, SERIES, strict=False))
     figure = Figure(figsize=(9.6, 6.4), dpi=94, layout="constrained")
     for ax, (key, title) in zip(figure.subplots(2, 2).ravel(), panels.items(), strict=True):
         ax.set_title(title, loc="left", fontsize=11, fontweight="bold")
@@ -42,10 +43,9 @@ def _draw(curves: Curves, cases: dict[str, tuple[str, str]], panels: dict[str, s
         else:
             ax.set_yscale("log")
         for case, values in curves.items():
-            name, colour = cases[case]
             start = np.flatnonzero(values["train_accuracy"] >= terminal)[:1]
-            ax.plot(values["epoch"], values[key], color=colour, linewidth=1.4, label=name)
-            ax.plot(values["epoch"][start], values[key][start], "o", color=colour, markersize=6)
+            ax.plot(values["epoch"], values[key], color=colours[case], linewidth=1.4, label=cases[case])
+            ax.plot(values["epoch"][start], values[key][start], "o", color=colours[case], markersize=6)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False,
                   title=f"dot: accuracy on the training labels reaches {terminal:.1%}", title_fontsize="small")
     return figure
