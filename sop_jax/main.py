@@ -117,7 +117,8 @@ def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
     known = configs.field_names(config)
     for name in (match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))):
         if name not in known:
-            raise UserError(f"unknown config field --config.{name}{configs.suggestion(name, known)}; --help lists them")
+            raise UserError(f"unknown config field --config.{name}{configs.suggestion(name, known)}; "
+                            "--help and --dry_run list them")
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
