@@ -81,3 +81,14 @@ class Method:
     noise_estimate: Callable = no_noise
     num_nets: int = 1
     num_views: int = 1
+
+
+def of_example_loss(example_loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Method:
+    """A method without per-example state: the weak view's logits [B, K] and given labels [B] go to losses [B]."""
+
+    def loss(forward, batch, rows, shared, key):
+        logits, model_state = forward(0, batch.image[:, 0])
+        each = example_loss(logits, batch.label)
+        return jnp.sum(batch.weight * each) / batch.label.shape[0], LossOut(logits, (model_state,))
+
+    return Method(loss=loss)

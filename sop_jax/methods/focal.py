@@ -1,9 +1,11 @@
 """Focal loss: cross-entropy that makes light of confident examples (Lin et al. 2017; methods.md, 1.5)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from sop_jax.methods.base import LossOut, Method
+from sop_jax.methods.base import Method, of_example_loss
 
 
 def focal_loss(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
@@ -15,10 +17,4 @@ def focal_loss(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
 def make(*, num_classes: int, focal_gamma: float = 3.0) -> Method:
     """The focal loss on the weak view; gamma = 3 in the comparison of losses of Zhou et al. 2022."""
     del num_classes
-
-    def loss(forward, batch, rows, shared, key):
-        logits, model_state = forward(0, batch.image[:, 0])
-        each = focal_loss(logits, batch.label, focal_gamma)
-        return jnp.sum(batch.weight * each) / batch.label.shape[0], LossOut(logits, (model_state,))
-
-    return Method(loss=loss)
+    return of_example_loss(functools.partial(focal_loss, gamma=focal_gamma))

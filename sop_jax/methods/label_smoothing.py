@@ -1,10 +1,11 @@
 """Label smoothing: cross-entropy against a label mixed with the uniform one (Szegedy et al. 2016; methods.md, 1.6)."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import optax
 
-from sop_jax.methods.base import LossOut, Method
+from sop_jax.methods.base import Method, of_example_loss
 
 
 def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -16,10 +17,4 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
 def make(*, num_classes: int, smoothing: float = 0.05) -> Method:
     """Label smoothing on the weak view; r = 0.05 in the comparison of losses of Zhou et al. 2022."""
     del num_classes
-
-    def loss(forward, batch, rows, shared, key):
-        logits, model_state = forward(0, batch.image[:, 0])
-        each = smoothed_cross_entropy(logits, batch.label, smoothing)
-        return jnp.sum(batch.weight * each) / batch.label.shape[0], LossOut(logits, (model_state,))
-
-    return Method(loss=loss)
+    return of_example_loss(functools.partial(smoothed_cross_entropy, smoothing=smoothing))

@@ -1,9 +1,11 @@
 """Squared error on the logits, rescaled for classification (Hui & Belkin 2021, Zhou et al. 2022; methods.md, 1.7)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from sop_jax.methods.base import LossOut, Method
+from sop_jax.methods.base import Method, of_example_loss
 
 
 def rescaled_mse(logits: jax.Array, labels: jax.Array, scale: float, weight: float) -> jax.Array:
@@ -15,10 +17,4 @@ def rescaled_mse(logits: jax.Array, labels: jax.Array, scale: float, weight: flo
 def make(*, num_classes: int, target_scale: float = 15.0, target_weight: float = 1.0) -> Method:
     """The rescaled squared error on the weak view; M = 15 and kappa = 1 are the values of Zhou et al. 2022."""
     del num_classes
-
-    def loss(forward, batch, rows, shared, key):
-        logits, model_state = forward(0, batch.image[:, 0])
-        each = rescaled_mse(logits, batch.label, target_scale, target_weight)
-        return jnp.sum(batch.weight * each) / batch.label.shape[0], LossOut(logits, (model_state,))
-
-    return Method(loss=loss)
+    return of_example_loss(functools.partial(rescaled_mse, scale=target_scale, weight=target_weight))
