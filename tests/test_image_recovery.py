@@ -134,6 +134,15 @@ def test_facts_of_an_image_by_hand():
                                 {"threshold": 0.2, "precision": 1.0, "recall": pytest.approx(1 / 3)}]
 
 
+def test_a_photograph_of_a_turned_camera_is_upright(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[:, 2:] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # orientation: to be turned clockwise by a right angle
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(photograph.load(str(tmp_path / "turned.png"), 2)[:, :, 0], [[0, 0], [1, 1]])
+
+
 def test_a_photograph_is_cut_square_about_its_centre_and_averaged(tmp_path):
     pixels = np.zeros((4, 8, 3), np.uint8)
     pixels[:, 2:4], pixels[:, 4:6], pixels[:2, 4:6] = 100, 200, 220

@@ -3,7 +3,7 @@
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sop_jax.errors import UserError
 
@@ -38,7 +38,7 @@ def _open(name: str) -> Image.Image:
                         f"{', '.join(EMBEDDED)}")
     try:
         with Image.open(name) as picture:
-            return picture.convert("RGB")
+            return ImageOps.exif_transpose(picture).convert("RGB")  # upright, as a camera was held
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"config.image: {name!r} cannot be read as an image ({error}); give a whole image file that "
                         "Pillow reads, such as PNG or JPEG") from error
