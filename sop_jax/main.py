@@ -177,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for library in ("absl", "asyncio"):  # Orbax logs the errors of its threads here and raises them as well
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    command = None
     try:
         command = parse(argv)
         prepare_backend(command.config)
@@ -185,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), 2)
     except OSError as error:  # a full disk, a folder that went away
-        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        where = error.filename or (command and command.workdir)  # a failing write does not name its file
+        return _fail(f"{error.strerror or error}{f': {where}' if where else ''}; what is saved is kept, and the same "
+                     "command goes on from it", 2)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last checkpoint", 130)
     return 0

@@ -225,14 +225,17 @@ def test_a_disk_without_room_is_said_before_orbax_begins(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best"]
 
 
-def test_file_errors_and_interruption_are_one_line(run, monkeypatch):
+def test_file_errors_and_interruption_are_one_line(run, monkeypatch, tmp_path):
     def fail_with(error):
         def task(*_):
             raise error
         monkeypatch.setattr("sop_jax.tasks.classify.run", task)
 
     fail_with(OSError(28, "No space left on device", "/data/x"))
-    assert run()[:2] == (2, "error: No space left on device: /data/x")
+    goes_on = "what is saved is kept, and the same command goes on from it"
+    assert run()[:2] == (2, f"error: No space left on device: /data/x; {goes_on}")
+    fail_with(OSError(28, "No space left on device"))
+    assert run()[:2] == (2, f"error: No space left on device: {tmp_path / 'run'}; {goes_on}")
     fail_with(KeyboardInterrupt())
     assert run()[:2] == (130, "error: interrupted; the same command goes on from the last checkpoint")
 
