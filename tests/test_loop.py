@@ -187,20 +187,32 @@ def test_more_epochs_continue_a_finished_run(tmp_path):
 
 def command(workdir, *more):
     return [sys.executable, "-m", "sop_jax.main", "--config=configs/digits_sop.py", f"--workdir={workdir}",
-            "--config.epochs=200", *more]  # fmt: skip
+            "--config.epochs=150", *more]  # fmt: skip
+
+
+def wait_for_epochs(run, path, count):
+    """Waits until the run has written `count` lines of metrics; returns the seconds that its last epoch took."""
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert run.poll() is None, "the run ended before it was killed"
+        time.sleep(0.002)
+    return json.loads(path.read_text().splitlines()[count - 1])["seconds"]
 
 
 @pytest.mark.slow
 def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
-    """kill -9, ten times, each time started again with the same command; also in the middle of saves."""
+    """kill -9, ten times, each time started again with the same command; also in the middle of saves.
+
+    The moments are counted in epochs, not in seconds: on a fast machine the run would be over before the tenth kill.
+    """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     subprocess.run(command(tmp_path / "whole"), cwd=ROOT, env=environment, check=True, capture_output=True)
     rng = random.Random(0)
-    for _ in range(10):
+    for number in range(10):
         with open(tmp_path / "log", "a") as log:
             run = subprocess.Popen(command(tmp_path / "cut"), cwd=ROOT, env=environment, stdout=log, stderr=log)
-            time.sleep(rng.uniform(5, 10))
-            assert run.poll() is None, "the run ended before it was killed: give it more epochs"
+            seconds = wait_for_epochs(run, tmp_path / "cut" / "metrics.jsonl", 10 * number + rng.randint(3, 10))
+            time.sleep(rng.uniform(0, 2 * seconds))
+            assert run.poll() is None, "the run ended before it was killed"
             run.kill()
             run.wait()
     finish = subprocess.run(command(tmp_path / "cut"), cwd=ROOT, env=environment, capture_output=True, text=True)
