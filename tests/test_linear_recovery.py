@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -109,3 +111,30 @@ def test_cvxpy_is_asked_for_before_anything_is_computed(monkeypatch):
 def test_a_dry_run_says_what_would_be_computed(capsys):
     assert main.main(["main", f"--config={CONFIGS / 'linear_figure2.py'}", "--dry_run"]) == 0
     assert "100 instances x 13 alphas x 2 gammas" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_study_killed_three_times_ends_as_the_whole_one(tmp_path):
+    """kill -9 of real processes, each as soon as it has saved two more parts; only what is missing is computed."""
+    def command(workdir):
+        return [sys.executable, "-m", "sop_jax.main", "--config=configs/theory/linear_figure3.py",
+                f"--workdir={workdir}", "--config.trials=3"]  # fmt: skip
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(whole), cwd=CONFIGS.parents[1], check=True, capture_output=True)
+    for parts in (2, 4, 6):
+        with open(tmp_path / "log", "a") as log:
+            process = subprocess.Popen(command(cut), cwd=CONFIGS.parents[1], stdout=log, stderr=log)
+            while len(list((cut / "arrays").glob("*[0-9].npz"))) < parts:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.001)
+            process.kill()
+            process.wait()
+        assert not (cut / "summary.json").exists()
+    done = subprocess.run(command(cut), cwd=CONFIGS.parents[1], check=True, capture_output=True, text=True)
+    assert done.stdout.count(": as saved in ") >= 6
+    ends = [json.loads((folder / "summary.json").read_text()) for folder in (whole, cut)]
+    for end in ends:
+        del end["seconds"]
+    assert ends[0] == ends[1]
+    assert (whole / "plots" / "figure3.png").read_bytes() == (cut / "plots" / "figure3.png").read_bytes()
