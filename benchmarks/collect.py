@@ -1,4 +1,4 @@
-"""Writes the figures of finished runs, with command, device and versions, into one small JSON file.
+"""Writes the figures of finished runs and studies, with command, device and versions, into one small JSON file.
 
     python benchmarks/collect.py RUN_DIR... --out=benchmarks/results/NAME.json [--note=TEXT]
 """
@@ -17,15 +17,28 @@ FIGURES = (
 )  # fmt: skip
 
 
+def rounded(value: object) -> object:
+    """A JSON value with its floats to six significant digits, which is more than two machines agree on."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def collect(folder: pathlib.Path) -> dict:
-    """One run's figures. Folders are cut to their names: a path says more about the machine than about the run."""
+    """A run's FIGURES, or the whole summary of a theory task's study.
+
+    Folders are cut to their names: a path says more about the machine than about the run.
+    """
     summary, run = (json.loads((folder / name).read_text()) for name in ("summary.json", "run.json"))
     command = re.sub(r"=(\S*/)([^/\s]+)", lambda m: m[0] if m[0].startswith("=configs/") else f"=.../{m[2]}",
                      run["command"])
     command = re.sub(r"^python \S*sop_jax/main.py", "python -m sop_jax.main", command)
+    figures = rounded(summary) if "task" in summary else {name: summary[name] for name in FIGURES}
     return {
         "command": command, "git_commit": run["git_commit"], "started": run["started"], "devices": run["devices"],
-        "cpu_count": os.cpu_count(), "versions": run["versions"], **{name: summary[name] for name in FIGURES},
+        "cpu_count": os.cpu_count(), "versions": run["versions"], **figures,
     }  # fmt: skip
 
 
