@@ -18,7 +18,7 @@ FIGURES = (
 
 
 def rounded(value: object) -> object:
-    """A JSON value with its floats to six significant digits, which is more than two machines agree on."""
+    """A JSON value with its floats to six significant digits, which keeps the files short."""
     if isinstance(value, dict):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -192,10 +192,10 @@ def command(workdir, *more):
 
 def wait_for_epochs(run, path, count):
     """Waits until the run has written `count` lines of metrics; returns the seconds that its last epoch took."""
-    while not path.exists() or path.read_text().count("\n") < count:
+    while (text := path.read_text() if path.exists() else "").count("\n") < count:
         assert run.poll() is None, "the run ended before it was killed"
         time.sleep(0.002)
-    return json.loads(path.read_text().splitlines()[count - 1])["seconds"]
+    return json.loads(text.splitlines()[count - 1])["seconds"]
 
 
 @pytest.mark.slow
