@@ -30,7 +30,16 @@ setup(
     ],
     extras_require={
         "theory": ["cvxpy"],  # the reference solver of linear_recovery
-        "dev": ["cvxpy", "pytest", "pytest-xdist", "hypothesis", "ruff", "nbclient", "nbformat", "ipykernel"],
+        "dev": [
+            "cvxpy",
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "nbclient",
+            "nbformat",
+            "ipykernel",
+        ],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

@@ -1,4 +1,5 @@
-"""Writes the figures of finished runs and studies, with command, device and versions, into one small JSON file.
+"""Writes the figures of finished runs and studies, with command, device and versions, into one
+small JSON file.
 
     python benchmarks/collect.py RUN_DIR... --out=benchmarks/results/NAME.json [--note=TEXT]
 """
@@ -31,9 +32,14 @@ def collect(folder: pathlib.Path) -> dict:
 
     Folders are cut to their names: a path says more about the machine than about the run.
     """
-    summary, run = (json.loads((folder / name).read_text()) for name in ("summary.json", "run.json"))
-    command = re.sub(r"=(\S*/)([^/\s]+)", lambda m: m[0] if m[0].startswith("=configs/") else f"=.../{m[2]}",
-                     run["command"])
+    summary, run = (
+        json.loads((folder / name).read_text()) for name in ("summary.json", "run.json")
+    )
+    command = re.sub(
+        r"=(\S*/)([^/\s]+)",
+        lambda m: m[0] if m[0].startswith("=configs/") else f"=.../{m[2]}",
+        run["command"],
+    )
     command = re.sub(r"^python \S*sop_jax/main.py", "python -m sop_jax.main", command)
     figures = rounded(summary) if "task" in summary else {name: summary[name] for name in FIGURES}
     return {
@@ -43,7 +49,9 @@ def collect(folder: pathlib.Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--note", default="")

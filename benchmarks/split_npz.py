@@ -1,4 +1,5 @@
-"""Splits an .npz file of `images` and `labels` into the training and test rows that data.name=npz reads.
+"""Splits an .npz file of `images` and `labels` into the training and test rows that data.name=npz
+reads.
 
     python benchmarks/split_npz.py IN.npz OUT.npz
 
@@ -21,7 +22,9 @@ def split(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source")
     parser.add_argument("out")
     arguments = parser.parse_args()

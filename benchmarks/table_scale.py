@@ -1,11 +1,15 @@
-"""Does a step's time, or its memory, grow with the number of rows N? SOP on the small network, the step of a run.
+"""Does a step's time, or its memory, grow with the number of rows N? SOP on the small network, the
+step of a run.
 
-    python benchmarks/table_scale.py --out=benchmarks/results/table_scale.json [--rows=50000,1000000 --num_classes=10]
+    python benchmarks/table_scale.py --out=benchmarks/results/table_scale.json [--rows=50000,1000000
+    --num_classes=10]
 
-Few images stand in for N: a batch takes table rows from all of N and images modulo their number, the predictions of
-training rows are not kept (track_predictions=False). For each K, all N live at once and take turns, in an order that
-rotates, so that a machine that slows down slows all of them: `ratio_to_smallest` is the median over rounds of
-t(N) / t(smallest N) within the round, and `step_ms` the median of a step waited for, its plan already on the device.
+Few images stand in for N: a batch takes table rows from all of N and images modulo their number,
+the predictions of training rows are not kept (track_predictions=False). For each K, all N live at
+once and take turns, in an order that
+rotates, so that a machine that slows down slows all of them: `ratio_to_smallest` is the median over
+rounds of t(N) / t(smallest N) within the round, and `step_ms` the median of a step waited for, its
+plan already on the device.
 """
 
 import argparse
@@ -30,13 +34,17 @@ def numbers(text: str) -> list[int]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     timing.add_device_flags(parser)
     parser.add_argument("--rows", type=numbers, default=numbers("50000,1000000,5000000,10000000"))
     parser.add_argument("--num_classes", type=numbers, default=numbers("10,100,1000"))
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=30, help="rounds, of one step for every N")
-    parser.add_argument("--max_bytes", type=int, default=4 * 2**30, help="largest table, over all devices")
+    parser.add_argument(
+        "--max_bytes", type=int, default=4 * 2**30, help="largest table, over all devices"
+    )
     return parser.parse_args()
 
 
@@ -62,8 +70,11 @@ class Scale:
         config = default()
         config.update(batch_size=batch_size, track_predictions=False, steps_per_dispatch=1)
         config, _ = experiments.resolve(config, num_classes)
-        data = arrays.make_dataset(rng.integers(0, 256, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8),
-                                   rng.integers(0, num_classes, num_rows, dtype=np.int32), np.arange(num_classes))
+        data = arrays.make_dataset(
+            rng.integers(0, 256, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8),
+            rng.integers(0, num_classes, num_rows, dtype=np.int32),
+            np.arange(num_classes),
+        )
         self.group = seeds.build(config, [data], mesh)
         self.num_rows, self.num_classes = num_rows, num_classes
         self.state = self.group.init()
@@ -82,7 +93,9 @@ class Scale:
 
     def __call__(self) -> None:
         """One step, waited for."""
-        self.state, loss = jax.block_until_ready(self._step(self.state, self._resident, *self._next))
+        self.state, loss = jax.block_until_ready(
+            self._step(self.state, self._resident, *self._next)
+        )
         if not np.isfinite(loss).all():
             raise RuntimeError(f"the loss of N={self.num_rows}, K={self.num_classes} is {loss}")
 
@@ -115,29 +128,47 @@ def results_of(scales: list[Scale], seconds: dict[int, np.ndarray]) -> list[Resu
     return found
 
 
-def compare(rows: list[int], num_classes: int, arguments: argparse.Namespace, mesh: jax.sharding.Mesh) -> list[Result]:
-    """Builds and measures every N of one K; `rows` rise. The largest is built first: drawing v takes three times its
-    memory on a CPU, and only while it is drawn."""
-    scales = [Scale(num_rows, num_classes, arguments.batch_size, mesh) for num_rows in reversed(rows)][::-1]
+def compare(
+    rows: list[int], num_classes: int, arguments: argparse.Namespace, mesh: jax.sharding.Mesh
+) -> list[Result]:
+    """Builds and measures every N of one K; `rows` rise. The largest is built first: drawing v
+    takes three times its memory on a CPU, and only while it is drawn."""
+    scales = [
+        Scale(num_rows, num_classes, arguments.batch_size, mesh) for num_rows in reversed(rows)
+    ][::-1]
     steps = {scale.num_rows: scale for scale in scales}
-    return results_of(scales, timing.in_turns(steps, arguments.steps, WARM_UP, lambda num_rows: steps[num_rows].draw()))
+    return results_of(
+        scales,
+        timing.in_turns(steps, arguments.steps, WARM_UP, lambda num_rows: steps[num_rows].draw()),
+    )
 
 
 def main() -> None:
     arguments = parse()
     mesh = meshes.make_mesh(timing.use_devices(arguments.devices))
     results, skipped = [], []
-    print(f"{'N':>12} {'K':>5} {'ms a step':>10} {'ratio':>7} {'table bytes':>14} {'temp bytes':>12}")
+    print(
+        f"{'N':>12} {'K':>5} {'ms a step':>10} {'ratio':>7} {'table bytes':>14} {'temp bytes':>12}"
+    )
     for num_classes in arguments.num_classes:
         sizes = {num_rows: expected_bytes(num_rows, num_classes) for num_rows in arguments.rows}
-        skipped += [{"rows": num_rows, "num_classes": num_classes,
-                     "reason": f"its {size} bytes exceed --max_bytes={arguments.max_bytes}"}
-                    for num_rows, size in sizes.items() if size > arguments.max_bytes]
+        skipped += [
+            {
+                "rows": num_rows,
+                "num_classes": num_classes,
+                "reason": f"its {size} bytes exceed --max_bytes={arguments.max_bytes}",
+            }
+            for num_rows, size in sizes.items()
+            if size > arguments.max_bytes
+        ]
         fitting = [num_rows for num_rows, size in sizes.items() if size <= arguments.max_bytes]
         found = compare(fitting, num_classes, arguments, mesh) if fitting else []
         for r in found:
-            print(f"{r.rows:12,} {r.num_classes:5} {r.step_ms:10.2f} {r.ratio_to_smallest:7.3f} "
-                  f"{r.table_bytes:14,} {r.program_temp_bytes:12,}", flush=True)
+            print(
+                f"{r.rows:12,} {r.num_classes:5} {r.step_ms:10.2f} {r.ratio_to_smallest:7.3f} "
+                f"{r.table_bytes:14,} {r.program_temp_bytes:12,}",
+                flush=True,
+            )
         results += found
     timing.write(arguments.out, {
         "what": " ".join(__doc__.split("\n\n")[2].split()),

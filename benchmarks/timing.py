@@ -1,4 +1,6 @@
-"""What the benchmarks share: data without meaning, timing in turns, the machine's matrix-product rate, where it ran."""
+"""What the benchmarks share: data without meaning, timing in turns, the machine's matrix-product
+rate, where it ran.
+"""
 
 import argparse
 import importlib.metadata
@@ -23,25 +25,35 @@ from sop_jax.data.sources import Split
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Flags every benchmark has."""
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file to write")
-    parser.add_argument("--devices", type=int, default=0, help="how many (0: all; on a CPU that many virtual ones)")
+    parser.add_argument(
+        "--devices", type=int, default=0, help="how many (0: all; on a CPU that many virtual ones)"
+    )
 
 
 def use_devices(count: int) -> list[jax.Device]:
-    """The first `count` devices (0: all), after making as many virtual ones on a CPU. Call before any other JAX."""
+    """The first `count` devices (0: all), after making as many virtual ones on a CPU. Call before
+    any other JAX.
+    """
     if count and "cpu" in os.environ.get("JAX_PLATFORMS", "cpu"):
         jax.config.update("jax_num_cpu_devices", count)
     found = jax.devices()
     if count > len(found):
-        raise SystemExit(f"--devices={count}: this machine has {len(found)}; ask for at most as many")
+        raise SystemExit(
+            f"--devices={count}: this machine has {len(found)}; ask for at most as many"
+        )
     return found[: count or len(found)]
 
 
 def random_dataset(num_rows: int, num_classes: int, image_size: int) -> Dataset:
-    """A data set of random RGB images and labels: the speed of a step does not depend on what they show."""
+    """A data set of random RGB images and labels: the speed of a step does not depend on what they
+    show.
+    """
     rng = np.random.default_rng(0)
     ids = np.arange(num_rows)
     labels = rng.integers(0, num_classes, num_rows).astype(np.int32)
-    train = Split(rng.integers(0, 256, (num_rows, image_size, image_size, 3), np.uint8), labels, ids)
+    train = Split(
+        rng.integers(0, 256, (num_rows, image_size, image_size, 3), np.uint8), labels, ids
+    )
     return Dataset(
         name="random",
         train=train,
@@ -61,10 +73,11 @@ def in_turns(
     warm_up: int = 2,
     prepare: Callable[[Any], None] = lambda name: None,
 ) -> dict[Any, np.ndarray]:
-    """Seconds [rounds] of every contestant, each called once a round, in an order that moves on by one every round.
+    """Seconds [rounds] of every contestant, each called once a round, in an order that moves on by
+    one every round.
 
-    Taking turns, all see the same drift of a shared or warming machine. A call must return when its work is done;
-    `prepare` is called with the contestant's name before each, outside the time.
+    Taking turns, all see the same drift of a shared or warming machine. A call must return when its
+    work is done; `prepare` is called with the contestant's name before each, outside the time.
     """
     names = list(contestants)
     seconds = {name: [] for name in names}
@@ -79,7 +92,9 @@ def in_turns(
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> float:
-    """Median over rounds of the ratio of two contestants' seconds in the same round: robust against drift."""
+    """Median over rounds of the ratio of two contestants' seconds in the same round: robust against
+    drift.
+    """
     return float(np.median(above / below))
 
 
@@ -89,7 +104,9 @@ def quartiles(seconds: np.ndarray) -> list[float]:
 
 
 def matrix_product_rate(dtype: str) -> float:
-    """FLOP/s of a large square matrix product in `dtype` on one device: the ceiling that utilisation is a share of."""
+    """FLOP/s of a large square matrix product in `dtype` on one device: the ceiling that
+    utilisation is a share of.
+    """
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
     product = jax.jit(lambda x: x @ x)
@@ -101,8 +118,14 @@ def describe(config: ConfigDict) -> dict:
     """Command, date, commit, devices and versions of this process."""
     about = workdir.describe_run(config)
     versions = about["versions"] | {"torch": _version("torch")}
-    return {"command": about["command"], "started": about["started"], "git_commit": about["git_commit"],
-            "devices": about["devices"], "cpu_count": os.cpu_count(), "versions": versions}
+    return {
+        "command": about["command"],
+        "started": about["started"],
+        "git_commit": about["git_commit"],
+        "devices": about["devices"],
+        "cpu_count": os.cpu_count(),
+        "versions": versions,
+    }
 
 
 def _version(package: str) -> str | None:

@@ -1,12 +1,14 @@
-"""The strongest PyTorch version we could write of the same CE, SOP and SOP+ training steps, to race ours against.
+"""The strongest PyTorch version we could write of the same CE, SOP and SOP+ training steps, to race
+ours against.
 
-Networks, losses ('official' variant), row update and optimiser are those of `sop_jax`. A race is worth its effort only
-against a fast peer, so the data live on the device, views are made there for the whole batch at once, the step never
-waits for the host, and `variants` lists several ways to run. Where the peer does less than ours it gains by it: it
-pads the images once instead of at every step, keeps no tracker of margins and predictions, and draws from one generator
-instead of one for each example. The strong view of SOP+ is crop, flip and cutout WITHOUT AutoAugment: ours does the
-same with augment.strong=weak, and more work with its default. Precision: float32 on the CPU, as ours; bfloat16 autocast
-on a GPU.
+Networks, losses ('official' variant), row update and optimiser are those of `sop_jax`. A race is
+worth its effort only against a fast peer, so the data live on the device, views are made there for
+the whole batch at once, the step never waits for the host, and `variants` lists several ways to
+run. Where the peer does less than ours it gains by it: it pads the images once instead of at every
+step, keeps no tracker of margins and predictions, and draws from one generator instead of one for
+each example. The strong view of SOP+ is crop, flip and cutout WITHOUT AutoAugment: ours does the
+same with augment.strong=weak, and more work with its default. Precision: float32 on the CPU, as
+ours; bfloat16 autocast on a GPU.
 """
 
 import functools
@@ -30,13 +32,16 @@ class Variant:
     """A way to run the step."""
 
     channels_last: bool = True  # NHWC in memory, else NCHW
-    sparse_rows: bool = True  # gather and write B rows of u and v, else SGD over the whole tables (published code)
+    # gather and write B rows of u and v, else SGD over the whole tables (published code)
+    sparse_rows: bool = True
     compiled: bool = False  # torch.compile of views, network and loss
     graphed: bool = False  # the whole step is one CUDA graph
 
 
 def variants(device: str) -> dict[str, Variant]:
-    """The ways to run that exist here: 'plain' as the authors' code, the others as fast as PyTorch allows."""
+    """The ways to run that exist here: 'plain' as the authors' code, the others as fast as PyTorch
+    allows.
+    """
     found = {"plain": Variant(channels_last=False, sparse_rows=False), "channels_last": Variant()}
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
@@ -53,7 +58,9 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _sop_terms(logits: Tensor, targets: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sop_terms(
+    logits: Tensor, targets: Tensor, u: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """(mean loss [], corrected prediction q [B, K], prediction p [B, K])."""
     on_given, elsewhere = (u * u * targets).clamp(0, 1), (v * v * (1 - targets)).clamp(0, 1)
     probs = logits.softmax(-1)
@@ -87,14 +94,20 @@ def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
     return (labels[:, None] == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
 
 
-def dense_optimizer(u: nn.Parameter, v: nn.Parameter, rate_u: float, rate_v: float) -> torch.optim.Optimizer:
+def dense_optimizer(
+    u: nn.Parameter, v: nn.Parameter, rate_u: float, rate_v: float
+) -> torch.optim.Optimizer:
     """The published code's update: gradients of the size of the tables, [N, 1] and [N, K]."""
-    return torch.optim.SGD([{"params": [u], "lr": rate_u}, {"params": [v], "lr": rate_v}], lr=0.0, fused=True)
+    return torch.optim.SGD(
+        [{"params": [u], "lr": rate_u}, {"params": [v], "lr": rate_v}], lr=0.0, fused=True
+    )
 
 
 @torch.no_grad()
 def update_rows(table: Tensor, index: Tensor, gradient: Tensor, rate: float) -> None:
-    """One gradient step of the rows `index` [B], distinct, in place; table [N, ...], gradient [B, ...]."""
+    """One gradient step of the rows `index` [B], distinct, in place; table [N, ...], gradient [B,
+    ...].
+    """
     table.index_add_(0, index, gradient, alpha=-rate)
 
 
@@ -117,7 +130,9 @@ class BasicBlock(nn.Module):
         self.conv0, self.norm0 = _conv(before, after, stride=stride), _norm(after)
         self.conv1, self.norm1 = _conv(after, after), _norm(after)
         same = before == after and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Sequential(_conv(before, after, 1, stride), _norm(after))
+        self.shortcut = (
+            nn.Identity() if same else nn.Sequential(_conv(before, after, 1, stride), _norm(after))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(self.conv1(self.act(self.norm0(self.conv0(x)))))
@@ -143,7 +158,9 @@ class PreActBlock(nn.Module):
 class ResNet(nn.Module):
     """As sop_jax.models.resnet, module for module: [B, C, H, W] -> [B, K]."""
 
-    def __init__(self, block: type, stages: tuple, channels: int, num_classes: int, width: int, act: Callable):
+    def __init__(
+        self, block: type, stages: tuple, channels: int, num_classes: int, width: int, act: Callable
+    ):
         super().__init__()
         self.act = act
         self.stem, self.norm = _conv(channels, width), _norm(width)
@@ -158,18 +175,26 @@ class ResNet(nn.Module):
         return self.head(self.blocks(self.act(self.norm(self.stem(x)))).mean((2, 3)))
 
 
-def make_network(name: str, channels: int, num_classes: int, width: int = 16, activation: str = "silu") -> ResNet:
+def make_network(
+    name: str, channels: int, num_classes: int, width: int = 16, activation: str = "silu"
+) -> ResNet:
     """small_resnet (of this width and activation), resnet34 or preact_resnet18."""
-    relu = functools.partial(functional.relu, inplace=True)  # the gradient of batch-norm does not need its output
+    # the gradient of batch-norm does not need its output
+    relu = functools.partial(functional.relu, inplace=True)
     if name == "small_resnet":
         act = {"relu": relu, "silu": functional.silu}[activation]
         return ResNet(BasicBlock, (1, 1, 1), channels, num_classes, width, act)
-    block, stages = {"resnet34": (BasicBlock, (3, 4, 6, 3)), "preact_resnet18": (PreActBlock, (2, 2, 2, 2))}[name]
+    block, stages = {
+        "resnet34": (BasicBlock, (3, 4, 6, 3)),
+        "preact_resnet18": (PreActBlock, (2, 2, 2, 2)),
+    }[name]
     return ResNet(block, stages, channels, num_classes, 64, relu)
 
 
 def _crop_flip(padded: Tensor, index: Tensor) -> Tensor:
-    """Random crop and flip of the images `index` [B] of uint8 [N, H+8, W+8, C]: uint8 [B, H, W, C], one gather."""
+    """Random crop and flip of the images `index` [B] of uint8 [N, H+8, W+8, C]: uint8 [B, H, W, C],
+    one gather.
+    """
     height, width = (n - 2 * PADDING for n in padded.shape[1:3])
     draws = torch.rand(3, len(index), 1, device=padded.device)
     top, left = (draws[:2] * (2 * PADDING + 1)).long()
@@ -179,21 +204,32 @@ def _crop_flip(padded: Tensor, index: Tensor) -> Tensor:
 
 
 def _outside_cutout(size: int, sides: tuple[int, int], device: torch.device) -> Tensor:
-    """bool [B, H, W, 1], false in a square of side CUTOUT about a random pixel of each of `size` images."""
+    """bool [B, H, W, 1], false in a square of side CUTOUT about a random pixel of each of `size`
+    images.
+    """
     draws = torch.rand(2, size, 1, device=device)
-    offsets = [torch.arange(n, device=device) - (draw * n).long() for n, draw in zip(sides, draws, strict=True)]
+    offsets = [
+        torch.arange(n, device=device) - (draw * n).long()
+        for n, draw in zip(sides, draws, strict=True)
+    ]
     y, x = ((offset >= -CUTOUT // 2) & (offset < CUTOUT // 2) for offset in offsets)
     return ~(y[:, :, None] & x[:, None])[..., None]
 
 
 def _batches(num_rows: int, batch_size: int, device: str) -> Iterator[Tensor]:
-    """Batches of distinct rows, int64 [B], without end: a new permutation every epoch, its incomplete end left out."""
+    """Batches of distinct rows, int64 [B], without end: a new permutation every epoch, its
+    incomplete end left out.
+    """
     while True:
-        yield from torch.randperm(num_rows, device=device)[: num_rows // batch_size * batch_size].split(batch_size)
+        yield from torch.randperm(num_rows, device=device)[
+            : num_rows // batch_size * batch_size
+        ].split(batch_size)
 
 
 def _capture(step: Callable[[Tensor], Tensor], batches: Iterator[Tensor]) -> Callable[[], Tensor]:
-    """`step` as one CUDA graph, after three real steps that compile, choose kernels and make the momentum buffers."""
+    """`step` as one CUDA graph, after three real steps that compile, choose kernels and make the
+    momentum buffers.
+    """
     index = next(batches).clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -216,10 +252,18 @@ def _capture(step: Callable[[Tensor], Tensor], batches: Iterator[Tensor]) -> Cal
 class Objective(nn.Module):
     """Loss of a batch of rows of the resident set: views, network in training mode, loss."""
 
-    def __init__(self, method: str, network: ResNet, images: np.ndarray, labels: np.ndarray, channels_last: bool):
+    def __init__(
+        self,
+        method: str,
+        network: ResNet,
+        images: np.ndarray,
+        labels: np.ndarray,
+        channels_last: bool,
+    ):
         super().__init__()
         self.method, self.network, self.channels_last = method, network, channels_last
-        mean, std = (f(images[:10_000], (0, 1, 2)) for f in (np.mean, np.std))  # enough for both, and little memory
+        # enough for both, and little memory
+        mean, std = (f(images[:10_000], (0, 1, 2)) for f in (np.mean, np.std))
         padding = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
         self.register_buffer("padded", torch.from_numpy(np.pad(images, padding)))
         self.register_buffer("labels", torch.from_numpy(np.asarray(labels, np.int64)))
@@ -227,7 +271,9 @@ class Objective(nn.Module):
         self.register_buffer("shift", torch.tensor(-mean / std, dtype=torch.float32))
 
     def views(self, index: Tensor) -> Tensor:
-        """float32 [V*B, C, H, W] of rows index [B]: the weak views and, for SOP+, then the strong ones."""
+        """float32 [V*B, C, H, W] of rows index [B]: the weak views and, for SOP+, then the strong
+        ones.
+        """
         strong = self.method == "sop_plus"
         pixels = _crop_flip(self.padded, torch.cat([index, index]) if strong else index)
         made = torch.addcmul(self.shift, pixels.float(), self.scale)
@@ -253,7 +299,8 @@ def make_step(
     method: str, network: str, variant: str, images: np.ndarray, labels: np.ndarray, num_classes: int, batch_size: int,
     device: str, seed: int = 0, width: int = 16, activation: str = "silu",
 ) -> Callable[[], Tensor]:  # fmt: skip
-    """One training step as a function without arguments; its result, the loss [], may be overwritten by the next call.
+    """One training step as a function without arguments; its result, the loss [], may be
+    overwritten by the next call.
 
     Args:
         method: 'ce', 'sop' or 'sop_plus'. network: see `make_network`, as for width and activation.
@@ -267,16 +314,20 @@ def make_step(
         torch.set_float32_matmul_precision("high")
     net = make_network(network, images.shape[-1], num_classes, width, activation)
     widths = () if method == "ce" else (1, num_classes)
-    tables = [nn.Parameter(1e-8 * torch.randn(len(images), n).to(device)) for n in widths]  # u and v
+    # u and v
+    tables = [nn.Parameter(1e-8 * torch.randn(len(images), n).to(device)) for n in widths]
     objective = Objective(method, net, images, labels, how.channels_last).to(device)
     if how.channels_last:
         net.to(memory_format=torch.channels_last)
     rate = ROW_RATE * batch_size / REFERENCE_BATCH_SIZE
-    optimizers = [torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4, fused=True)]
+    optimizers = [
+        torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4, fused=True)
+    ]
     if tables and not how.sparse_rows:
         optimizers.append(dense_optimizer(*tables, rate, rate))
     if how.compiled:
-        torch._dynamo.config.recompile_limit = 100  # of one function for all steps made in this process
+        # of one function for all steps made in this process
+        torch._dynamo.config.recompile_limit = 100
         mode = "max-autotune-no-cudagraphs" if how.graphed else "default"
         objective.compile(fullgraph=True, dynamic=False, mode=mode)
 

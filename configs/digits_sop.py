@@ -3,7 +3,8 @@
 python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop
 
 Source: ours.
-Measured: 98.32 +- 0.61 % last epoch, 98.60 +- 0.62 % best (diagnostic), issue AUROC .9998; 5 seeds, CPU.
+Measured: 98.32 +- 0.61 % last epoch, 98.60 +- 0.62 % best (diagnostic), issue AUROC .9998; 5 seeds,
+  CPU.
 """
 
 from sop_jax.config import default
@@ -18,6 +19,7 @@ def get_config():
     config.augment.crop_padding = 1
     config.augment.flip = False
     config.method.name = "sop"
-    config.method.learning_rate_u = 20.0  # 60 epochs are few: u and v must grow faster than at the published 10
+    # 60 epochs are few: u and v must grow faster than at the published 10
+    config.method.learning_rate_u = 20.0
     config.method.learning_rate_v = 20.0
     return config

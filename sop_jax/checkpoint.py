@@ -1,8 +1,9 @@
-"""Checkpoints with Orbax: everything that training changes, verified by hash, the last two and the best kept.
+"""Checkpoints with Orbax: everything that training changes, verified by hash, the last two and the
+best kept.
 
-Flipped bits inside a stored array can restore silently, so the sha256 of all leaves is stored beside them and checked.
-A step that fails is moved to `bad_checkpoints/` before an older one is tried: left in place, Orbax would silently skip
-later saves of that step.
+Flipped bits inside a stored array can restore silently, so the sha256 of all leaves is stored
+beside them and checked. A step that fails is moved to `bad_checkpoints/` before an older one is
+tried: left in place, Orbax would silently skip later saves of that step.
 """
 
 import contextlib
@@ -29,7 +30,10 @@ log = logging.getLogger("sop_jax")
 def _plain(tree: Any) -> Any:
     """Typed keys as their integers, so that every leaf is an ordinary array."""
     return jax.tree.map(
-        lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree
+        lambda x: (
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        ),
+        tree,
     )
 
 
@@ -50,15 +54,20 @@ def all_finite(state: Any) -> bool:
 def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     policy = policies.LatestN(keep)
     return ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=policy, cleanup_tmp_directories=True
+        ),
     )
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last two in `workdir/checkpoints/<step>`, the best in `checkpoints/best/<step>`.
+    """The checkpoints of one run: the last two in `workdir/checkpoints/<step>`, the best in
+    `checkpoints/best/<step>`.
 
-    The best has a manager of its own: Orbax's metrics would do it in one, but a damaged metrics file then stops the
-    manager from opening at all. Saves are asynchronous; call `close` at the end.
+    The best has a manager of its own: Orbax's metrics would do it in one, but a damaged metrics
+    file then stops the manager from opening at all. Saves are asynchronous; call `close` at the
+    end.
     """
 
     def __init__(self, workdir: pathlib.Path):
@@ -71,7 +80,8 @@ class Checkpoints:
         """Starts saving `state` under its step.
 
         Args:
-          state: a TrainState. It is copied first: the caller may donate it while the files are being written.
+          state: a TrainState. It is copied first: the caller may donate it while the files are
+            being written.
           meta: JSON values saved beside it.
           best: whether its validation accuracy is the best so far.
 
@@ -81,7 +91,8 @@ class Checkpoints:
         self._check_room(state)
         state = jax.tree.map(jnp.copy, state)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({**meta, "sha256": digest(state, meta)})
+            state=ocp.args.StandardSave(state),
+            meta=ocp.args.JsonSave({**meta, "sha256": digest(state, meta)}),
         )
         with self._writing():
             for manager in (self._last, self._best) if best else (self._last,):
@@ -89,13 +100,17 @@ class Checkpoints:
                     manager.save(int(state.step), args=args, force=True)
 
     def _check_room(self, state: Any) -> None:
-        """Before Orbax begins: a save that runs out of disk in the middle ends in pages of its threads' errors."""
+        """Before Orbax begins: a save that runs out of disk in the middle ends in pages of its
+        threads' errors.
+        """
         needed = 1.1 * sum(x.nbytes for x in jax.tree.leaves(_plain(state))) + 2**20
         free = shutil.disk_usage(self._root).free
         if free < needed:
-            raise UserError(f"no room for the checkpoint of step {int(state.step)}: {self._root} has "
-                            f"{free / 2**20:.1f} MiB free of the {needed / 2**20:.1f} it may take; make room, and the "
-                            "same command goes on from the checkpoint before")
+            raise UserError(
+                f"no room for the checkpoint of step {int(state.step)}: {self._root} has "
+                f"{free / 2**20:.1f} MiB free of the {needed / 2**20:.1f} it may take; make room, and the "
+                "same command goes on from the checkpoint before"
+            )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -103,28 +118,43 @@ class Checkpoints:
             yield
         except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
             reason = "the disk is full" if "No space left" in str(error) else str(error)[:300]
-            raise UserError(f"a checkpoint cannot be written to {self._root} ({reason}); mend that, and the same "
-                            "command goes on from the checkpoint before") from error
+            raise UserError(
+                f"a checkpoint cannot be written to {self._root} ({reason}); mend that, and the same "
+                "command goes on from the checkpoint before"
+            ) from error
 
     def restore(self, abstract: Any) -> tuple[Any, dict] | None:
         """The newest checkpoint that is whole, as (state, meta), or None where there is none.
 
         Args:
-          abstract: the state as ShapeDtypeStructs with the shardings wanted now, on any number of devices.
+          abstract: the state as ShapeDtypeStructs with the shardings wanted now, on any number of
+            devices.
         """
         for step in sorted(self._last.all_steps(), reverse=True):
             try:
-                restored = self._last.restore(step, args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+                restored = self._last.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+                    ),
+                )
                 state, meta = restored["state"], dict(restored["meta"])
                 stored = meta.pop("sha256", "")
                 if digest(state, meta) != stored:
                     raise ValueError("its contents do not have the hash stored with them")
                 return state, meta
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-                log.warning("checkpoint %d is damaged (%s); moved to %s, trying the one before",
-                            step, reason, self._bad)
+                reason = (
+                    str(error).strip().splitlines()[0][:200]
+                    if str(error).strip()
+                    else type(error).__name__
+                )
+                log.warning(
+                    "checkpoint %d is damaged (%s); moved to %s, trying the one before",
+                    step,
+                    reason,
+                    self._bad,
+                )
                 self._set_aside(step)
         return None
 

@@ -1,4 +1,6 @@
-"""Mean +- std over seeds, one row a setting: `python -m sop_jax.compare RUN_DIR... [--out=FILE.json]`."""
+"""Mean +- std over seeds, one row a setting: `python -m sop_jax.compare RUN_DIR...
+[--out=FILE.json]`.
+"""
 
 import argparse
 import json
@@ -26,12 +28,14 @@ WHEREABOUTS = (  # no influence on the numbers
 
 
 def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
-    """Groups finished runs by everything in their configuration but the seed; a run of several seeds counts as so many.
+    """Groups finished runs by everything in their configuration but the seed; a run of several
+    seeds counts as so many.
 
     Returns:
-        (groups, warnings). A group has dataset, noise, method, network, differs (the other fields in which it is not
-        like groups of the same four names), runs, seeds, n, and metrics: {name: {mean, std, n}}, where std is the
-        sample standard deviation (ddof=1; None for n = 1) and mean is None where no run knows the value.
+        (groups, warnings). A group has dataset, noise, method, network, differs (the other fields
+        in which it is not like groups of the same four names), runs, seeds, n, and metrics: {name:
+        {mean, std, n}}, where std is the sample standard deviation (ddof=1; None for n = 1) and
+        mean is None where no run knows the value.
 
     Raises:
         UserError: a run is missing, unfinished or damaged.
@@ -42,13 +46,22 @@ def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
         settings[workdir], summaries[workdir] = flatten(config), summary
     members = {}
     for workdir, setting in settings.items():
-        rest = {key: value for key, value in setting.items() if key not in SEEDS and not key.startswith(WHEREABOUTS)}
+        rest = {
+            key: value
+            for key, value in setting.items()
+            if key not in SEEDS and not key.startswith(WHEREABOUTS)
+        }
         members.setdefault(json.dumps(rest, sort_keys=True), []).append(workdir)
 
     groups, warnings = [], []
     for rest, runs in members.items():
         seeds = [tuple(settings[run].get(key) for key in SEEDS) for run in runs]
-        group = {**_names(settings[runs[0]]), "differs": json.loads(rest), "n": len(runs), "runs": runs}
+        group = {
+            **_names(settings[runs[0]]),
+            "differs": json.loads(rest),
+            "n": len(runs),
+            "runs": runs,
+        }
         group["seeds"] = [seed for seed, _ in seeds]
         group["metrics"] = {name: _statistics(name, runs, summaries) for name in METRICS}
         groups.append(group)
@@ -63,14 +76,28 @@ def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
 
 def markdown(groups: list[dict]) -> str:
     """Returns the groups as a Markdown table, accuracies as fractions."""
-    header = ["dataset", "noise", "method", "network", "differs in", "n", "seeds", *METRICS.values()]
+    header = [
+        "dataset",
+        "noise",
+        "method",
+        "network",
+        "differs in",
+        "n",
+        "seeds",
+        *METRICS.values(),
+    ]
     if not any(group["differs"] for group in groups):
         header.remove("differs in")
     lines = [header, ["---"] * len(header)]
     for group in groups:
         cells = {**group, "n": str(group["n"]), "seeds": ", ".join(map(str, group["seeds"]))}
-        cells["differs in"] = ", ".join(f"{key}={_text(value)}" for key, value in group["differs"].items())
-        cells |= {METRICS[name]: _cell(name, value, group["n"]) for name, value in group["metrics"].items()}
+        cells["differs in"] = ", ".join(
+            f"{key}={_text(value)}" for key, value in group["differs"].items()
+        )
+        cells |= {
+            METRICS[name]: _cell(name, value, group["n"])
+            for name, value in group["metrics"].items()
+        }
         lines.append([cells[column].replace("|", "\\|") for column in header])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -78,7 +105,9 @@ def markdown(groups: list[dict]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m sop_jax.compare", description=__doc__)
-    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="--workdir of a finished run")
+    parser.add_argument(
+        "run_dirs", nargs="+", metavar="RUN_DIR", help="--workdir of a finished run"
+    )
     parser.add_argument("--out", metavar="FILE.json", help="write the same numbers as JSON")
     options = parser.parse_args(arguments)
     try:
@@ -97,7 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _seeds(workdir: str) -> list[str]:
     """The folders of a run's seeds: the run itself, unless it trained several."""
     _, summary = read_config_and_summary(Path(workdir))
-    return [str(own) for own in seed_folders(Path(workdir), summary["seeds"])] if "seeds" in summary else [workdir]
+    return (
+        [str(own) for own in seed_folders(Path(workdir), summary["seeds"])]
+        if "seeds" in summary
+        else [workdir]
+    )
 
 
 def _names(setting: dict) -> dict[str, str]:
@@ -111,7 +144,9 @@ def _names(setting: dict) -> dict[str, str]:
         "dataset": str(setting.get("data.name")),
         "noise": kind if detail in ("", None) else f"{kind} {detail}",
         "method": method + variant,
-        "network": f"{network} width {setting.get('model.width')}" if network == "small_resnet" else network,
+        "network": f"{network} width {setting.get('model.width')}"
+        if network == "small_resnet"
+        else network,
     }
 
 
@@ -120,12 +155,18 @@ def _key(group: dict) -> tuple[str, ...]:
 
 
 def _keep_differences(groups: list[dict]) -> None:
-    """Reduces `differs` from a whole configuration to the fields in which groups of the same names disagree."""
+    """Reduces `differs` from a whole configuration to the fields in which groups of the same names
+    disagree.
+    """
     absent = "(absent)"
     for group in groups:
         others = [other["differs"] for other in groups if _key(other) == _key(group)]
         fields = sorted({field for other in others for field in other})
-        varying = [field for field in fields if len({_text(other.get(field, absent)) for other in others}) > 1]
+        varying = [
+            field
+            for field in fields
+            if len({_text(other.get(field, absent)) for other in others}) > 1
+        ]
         group["varying"] = {field: group["differs"].get(field, absent) for field in varying}
     for group in groups:
         group["differs"] = group.pop("varying")

@@ -1,12 +1,15 @@
-"""XLA options of our programs, where its defaults cost time; what each one buys is measured in benchmarks/NOTES.md."""
+"""XLA options of our programs, where its defaults cost time; what each one buys is measured in
+benchmarks/NOTES.md.
+"""
 
 import functools
 
 import jax
 
 _CPU_STEPS = {
-    # Convolutions by Eigen, as before YNNPACK: of a 3x3 one with 64 channels, YNNPACK takes 2.2 times as long forward
-    # and 2.4 times for the gradient of the weights (jaxlib 0.10; 0.12 is only as fast forward).
+    # Convolutions by Eigen, as before YNNPACK: of a 3x3 one with 64 channels, YNNPACK takes 2.2
+    # times as long forward and 2.4 times for the gradient of the weights (jaxlib 0.10; 0.12 is only
+    # as fast forward).
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
     # Fewer temporaries alive at a time are fewer fresh pages for the system to clear at every step.
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
@@ -27,7 +30,9 @@ def options_for_one_run() -> dict | None:
 
 @functools.cache
 def _known() -> bool:
-    """Whether this XLA has the options, one of which is experimental: without them programs are slower, not wrong."""
+    """Whether this XLA has the options, one of which is experimental: without them programs are
+    slower, not wrong.
+    """
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_STEPS)()
     except jax.errors.JaxRuntimeError:

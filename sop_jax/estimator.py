@@ -1,6 +1,8 @@
-"""SOP as a scikit-learn classifier, for an array of images with doubtful labels: `from sop_jax import SOPClassifier`.
+"""SOP as a scikit-learn classifier, for an array of images with doubtful labels: `from sop_jax
+import SOPClassifier`.
 
-It builds a config and a data set and hands them to the same experiment and the same loop as the command line.
+It builds a config and a data set and hands them to the same experiment and the same loop as the
+command line.
 """
 
 import functools
@@ -42,21 +44,23 @@ _PREDICT_BATCH = 512
 
 
 class SOPClassifier(ClassifierMixin, BaseEstimator):
-    """Trains an image classifier on labels some of which are wrong, and says which (SOP, Liu et al., ICML 2022).
+    """Trains an image classifier on labels some of which are wrong, and says which (SOP, Liu et
+    al., ICML 2022).
 
         classifier = SOPClassifier(epochs=60).fit(images, labels)
         pandas.DataFrame(classifier.label_issues()).head(20)
 
-    Every parameter sets the field of `sop_jax/config.py` that is commented there, and has its default. The same seed
-    gives the same predictions (on a GPU up to rounding).
+    Every parameter sets the field of `sop_jax/config.py` that is commented there, and has its
+    default. The same seed gives the same predictions (on a GPU up to rounding).
 
     Args:
       method, variant: 'sop' or 'ce' and the like (`sop_jax.methods`); 'paper' or 'official'.
       epochs, batch_size: a batch must split evenly over the devices and be no larger than the data.
-      learning_rate: of the network. learning_rate_u, learning_rate_v: of SOP's rows, at a batch of 128; None: the
-        published ones.
+      learning_rate: of the network. learning_rate_u, learning_rate_v: of SOP's rows, at a batch of
+        128; None: the published ones.
       model, width: network, and the first stage's channels of 'small_resnet'.
-      crop_padding, flip: augmentation; switch flip off where a mirrored image means something else (digits, text).
+      crop_padding, flip: augmentation; switch flip off where a mirrored image means something else
+        (digits, text).
       seed: initialisation, order of the examples, augmentation.
       verbose: whether each epoch prints a line.
 
@@ -100,7 +104,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         """Trains from scratch.
 
         Args:
-          images: [N, H, W] or [N, H, W, C], uint8, or floats in [0, 1], which are rounded to 256 levels.
+          images: [N, H, W] or [N, H, W, C], uint8, or floats in [0, 1], which are rounded to 256
+            levels.
           labels: [N], of any hashable kind.
 
         Returns:
@@ -111,16 +116,22 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         """
         images, labels = arrays.as_images(images), arrays.as_labels(labels)
         if len(images) != len(labels):
-            raise UserError(f"images has {len(images)} rows but labels has {len(labels)}; there must be one label each")
+            raise UserError(
+                f"images has {len(images)} rows but labels has {len(labels)}; there must be one label each"
+            )
         classes = arrays.find_classes(labels)
         given = arrays.encode(labels, classes)
         config = self._config(images.shape[1:])
         if config.batch_size > len(images):
-            raise UserError(f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size")
+            raise UserError(
+                f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size"
+            )
         config, notes = experiments.resolve(config, len(classes))
         for note in notes if self.verbose else []:
             print(note)
-        group = seeds.build(config, [arrays.make_dataset(images, given, classes)], meshes.make_mesh())
+        group = seeds.build(
+            config, [arrays.make_dataset(images, given, classes)], meshes.make_mesh()
+        )
         (experiment,), state = group.members, _train(group, quiet=not self.verbose)
 
         self.classes_ = classes
@@ -138,18 +149,24 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         """Class probabilities float32 [M, K], columns in the order of `classes_`.
 
         Raises:
-          sklearn.exceptions.NotFittedError: before `fit`. UserError: images not like those of `fit`.
+          sklearn.exceptions.NotFittedError: before `fit`. UserError: images not like those of
+            `fit`.
         """
         check_is_fitted(self, "classes_")
         images = arrays.as_images(images)
         if images.shape[1:] != self._image_shape:
-            raise UserError(f"images are {_size(images.shape[1:])}, but those of fit were {_size(self._image_shape)}; "
-                            "resize them")
+            raise UserError(
+                f"images are {_size(images.shape[1:])}, but those of fit were {_size(self._image_shape)}; "
+                "resize them"
+            )
         if self._predict is None:
             self._predict = self._build_predict()
-        return np.concatenate([
-            self._predict(images[start : start + _PREDICT_BATCH]) for start in range(0, len(images), _PREDICT_BATCH)
-        ])
+        return np.concatenate(
+            [
+                self._predict(images[start : start + _PREDICT_BATCH])
+                for start in range(0, len(images), _PREDICT_BATCH)
+            ]
+        )
 
     def predict(self, images) -> np.ndarray:
         """The most probable class of each image, [M]."""
@@ -157,16 +174,20 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[probs.argmax(axis=1)]
 
     def score(self, images, labels, sample_weight=None) -> float:
-        """Share of images whose label is predicted; scikit-learn's own does not take labels of every kind."""
+        """Share of images whose label is predicted; scikit-learn's own does not take labels of
+        every kind.
+        """
         predicted = self.predict_proba(images).argmax(axis=1)
         given = arrays.encode(arrays.as_labels(labels), self.classes_)
         return float(np.average(predicted == given, weights=sample_weight))
 
     def label_issues(self) -> dict[str, np.ndarray]:
-        """The verdict on every training label, worst first, in cleanlab's columns; give it to pandas.DataFrame.
+        """The verdict on every training label, worst first, in cleanlab's columns; give it to
+        pandas.DataFrame.
 
         Returns:
-          id: int [N], row number in the arrays given to `fit`. given_label, predicted_label: [N], the label and the
+          id: int [N], row number in the arrays given to `fit`. given_label, predicted_label: [N],
+            the label and the
           suggestion. label_quality: float [N], 0 bad .. 1 good. is_label_issue: bool [N].
 
         Raises:
@@ -183,7 +204,9 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         }
 
     def __getstate__(self) -> dict:
-        """What is pickled: host arrays only; the compiled function is built again when it is needed."""
+        """What is pickled: host arrays only; the compiled function is built again when it is
+        needed.
+        """
         state = super().__getstate__()
         return state | {"_predict": None} if "_predict" in state else state
 
@@ -192,14 +215,18 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         for parameter, field in _FIELDS.items():
             _set(config, field, parameter, getattr(self, parameter))
         height, width, channels = image_shape
-        config.augment.strong = "autoaugment" if channels == 3 else "weak"  # its policy is one for colours
+        # its policy is one for colours
+        config.augment.strong = "autoaugment" if channels == 3 else "weak"
         config.augment.cutout = min(height, width) // 2  # 16 of 32 pixels, as published
-        config.checkpoint_every = config.epochs  # nobody can resume from a folder that goes with the call
+        # nobody can resume from a folder that goes with the call
+        config.checkpoint_every = config.epochs
         configs.check(config)
         return config
 
     def _build_predict(self) -> Callable[[np.ndarray], np.ndarray]:
-        """(images uint8 [n, H, W, C], n <= _PREDICT_BATCH) -> probs [n, K], compiled once for all n."""
+        """(images uint8 [n, H, W, C], n <= _PREDICT_BATCH) -> probs [n, K], compiled once for all
+        n.
+        """
         mesh = meshes.make_mesh()
         put = functools.partial(meshes.put, sharding=meshes.replicated(mesh))
         params, model_state = jax.tree.map(put, self._variables)
@@ -233,12 +260,15 @@ def _train(group: seeds.Group, quiet: bool) -> TrainState:
         finally:
             checkpoints.close()
     if not outcome.finished:
-        raise SystemExit(143)  # SIGTERM, which the loop turned into a checkpoint that nobody can use here
+        # SIGTERM, which the loop turned into a checkpoint that nobody can use here
+        raise SystemExit(143)
     return outcome.state
 
 
 def _set(config: ConfigDict, field: str, parameter: str, value: object) -> None:
-    """Sets a field, or raises UserError that names the parameter where the value is of the wrong type."""
+    """Sets a field, or raises UserError that names the parameter where the value is of the wrong
+    type.
+    """
     if isinstance(value, np.generic):  # a search over np.arange(...) hands these over
         value = value.item()
     *parents, name = field.split(".")
@@ -247,7 +277,9 @@ def _set(config: ConfigDict, field: str, parameter: str, value: object) -> None:
     kind = config.get_type(name)
     unset = value is None and config[name] is None
     if not unset and type(value) not in ((float, int) if kind is float else (kind,)):
-        raise UserError(f"{parameter}={value!r} is of type {type(value).__name__}; it must be {kind.__name__}")
+        raise UserError(
+            f"{parameter}={value!r} is of type {type(value).__name__}; it must be {kind.__name__}"
+        )
     config[name] = value
 
 

@@ -1,4 +1,6 @@
-"""Puts the parts together for one configuration and one data set: mesh, network, method, optimiser, compiled step."""
+"""Puts the parts together for one configuration and one data set: mesh, network, method, optimiser,
+compiled step.
+"""
 
 import dataclasses
 import functools
@@ -29,10 +31,13 @@ class Experiment:
 
     Attributes:
       config: resolved, every field that the run uses has a value.
-      start: (key, given labels int32 [N]) -> TrainState, on the mesh, jitted. abstract: its shapes, dtypes, shardings.
-      step: (state, resident, example [B], index [B]) -> (state, loss), not compiled: `seeds.py` makes programs of it.
+      start: (key, given labels int32 [N]) -> TrainState, on the mesh, jitted. abstract: its shapes,
+        dtypes, shardings.
+      step: (state, resident, example [B], index [B]) -> (state, loss), not compiled: `seeds.py`
+        makes programs of it.
       predict: (params, model_state, images, rows) -> probs [R, K].
-      features: likewise -> features [R, d] of the first network. classifier: its params -> (W [K, d], b [K]).
+      features: likewise -> features [R, d] of the first network. classifier: its params -> (W [K,
+        d], b [K]).
       end_epoch: (state, epoch) -> state, the method's `on_epoch_end`, or None where it has none.
     """
 
@@ -71,18 +76,23 @@ class Experiment:
 
 
 def resolve(config: ConfigDict, num_classes: int) -> tuple[ConfigDict, list[str]]:
-    """Fills the fields that depend on the data or the machine; returns the copy and a note for each choice made."""
+    """Fills the fields that depend on the data or the machine; returns the copy and a note for each
+    choice made.
+    """
     config, notes = config.copy_and_resolve_references(), []
     platform = jax.default_backend()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
     if config.seeds_by == "auto":
-        config.seeds_by = "unroll"  # benchmarks/NOTES.md: on a CPU vmap wins with toy images alone; no GPU yet
+        # benchmarks/NOTES.md: on a CPU vmap wins with toy images alone; no GPU yet
+        config.seeds_by = "unroll"
     if config.steps_per_dispatch == 0:
         config.steps_per_dispatch = 1 if platform == "cpu" else 64
     if platform == "cpu" and config.steps_per_dispatch != 1:
-        raise UserError(f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a convolution "
-                        "inside a loop about 40 times slower; set it to 1, or 0 to choose")
+        raise UserError(
+            f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a convolution "
+            "inside a loop about 40 times slower; set it to 1, or 0 to choose"
+        )
     method = config.method
     if method.name in ("sop", "sop_plus"):
         asymmetric = config.noise.kind in ASYMMETRIC_KINDS
@@ -90,13 +100,17 @@ def resolve(config: ConfigDict, num_classes: int) -> tuple[ConfigDict, list[str]
         for name, rate in zip(("learning_rate_u", "learning_rate_v"), published, strict=True):
             if method[name] is None:
                 method[name] = rate
-                notes.append(f"method.{name} = {rate:g} (published for {num_classes} classes, "
-                             f"{'asymmetric' if asymmetric else 'symmetric or human'} noise, at B = 128)")
+                notes.append(
+                    f"method.{name} = {rate:g} (published for {num_classes} classes, "
+                    f"{'asymmetric' if asymmetric else 'symmetric or human'} noise, at B = 128)"
+                )
     return config, notes
 
 
 def tracked_epochs(epochs: int) -> int:
-    """How many epochs at the end the tracker averages training predictions over: a quarter of the run."""
+    """How many epochs at the end the tracker averages training predictions over: a quarter of the
+    run.
+    """
     return max(1, epochs // 4)
 
 
@@ -113,34 +127,56 @@ def _statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
-    """Builds the experiment; `config` is resolved. Raises UserError where the batch does not fit the devices."""
+    """Builds the experiment; `config` is resolved. Raises UserError where the batch does not fit
+    the devices.
+    """
     meshes.check_batch_size(config.batch_size, mesh)
     num_classes = len(dataset.class_names)
     method = methods.from_config(config.method, num_classes)
     mean, std = _statistics(dataset)
     filters = None
     if config.model.name == "fast_net" and config.model.whitening:
-        filters = models.whitening_filters(dataset.train.images[dataset.train_rows[:5000]], mean, std)
+        filters = models.whitening_filters(
+            dataset.train.images[dataset.train_rows[:5000]], mean, std
+        )
     model = models.api.find(
-        config.model.name, num_classes, jnp.dtype(config.dtype), config.model.width, config.model.activation, filters,
-        config.model.classifier, config.model.feature_dim,
+        config.model.name,
+        num_classes,
+        jnp.dtype(config.dtype),
+        config.model.width,
+        config.model.activation,
+        filters,
+        config.model.classifier,
+        config.model.feature_dim,
     )
     augment = make_augment(config, dataset)
     per_epoch = pipeline.steps_per_epoch(len(dataset.train_rows), config.batch_size)
     optimiser = optimizer.make_optimizer(
         optimizer.network_optimizer(config, per_epoch), method.row_learning_rates, config.batch_size
     )
-    step = steps.make_step(method, model.apply, optimiser, per_epoch, config.epochs - tracked_epochs(config.epochs))
+    step = steps.make_step(
+        method, model.apply, optimiser, per_epoch, config.epochs - tracked_epochs(config.epochs)
+    )
 
     def init_state(key, labels):
-        return steps.init_state(key, method, model, optimiser, dataset.train.images.shape[1:], labels, num_classes,
-                                config.track_predictions)
+        return steps.init_state(
+            key,
+            method,
+            model,
+            optimiser,
+            dataset.train.images.shape[1:],
+            labels,
+            num_classes,
+            config.track_predictions,
+        )
 
     shapes = jax.eval_shape(init_state, jax.random.key(0), jnp.asarray(dataset.train.labels))
     shardings = steps.state_shardings(shapes, mesh)
     end_epoch = None
     if method.on_epoch_end is not methods.base.keep_epoch:
-        end_epoch = jax.jit(functools.partial(_end_epoch, method), donate_argnums=0, out_shardings=shardings)
+        end_epoch = jax.jit(
+            functools.partial(_end_epoch, method), donate_argnums=0, out_shardings=shardings
+        )
     eval_batch_size = _eval_batch_size(config.batch_size, mesh)
     return Experiment(
         config=config,
@@ -157,15 +193,21 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     )
 
 
-def _end_epoch(method: methods.Method, state: steps.TrainState, epoch: jax.Array) -> steps.TrainState:
+def _end_epoch(
+    method: methods.Method, state: steps.TrainState, epoch: jax.Array
+) -> steps.TrainState:
     table_, shared = method.on_epoch_end(state.table, state.shared, epoch)
     return state._replace(table=table_, shared=shared)
 
 
 def _with_shardings(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+    return jax.tree.map(
+        lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings
+    )
 
 
 def _eval_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """At least 500 and a multiple of the devices, so that a small training batch does not slow evaluation."""
+    """At least 500 and a multiple of the devices, so that a small training batch does not slow
+    evaluation.
+    """
     return max(batch_size, -(-500 // mesh.devices.size) * mesh.devices.size)

@@ -1,7 +1,8 @@
-"""The training loop: the only module with a `for` over epochs and steps. One seed is a group of one (`seeds.py`).
+"""The training loop: the only module with a `for` over epochs and steps. One seed is a group of one
+(`seeds.py`).
 
-Metrics are read one dispatch late, so that the host never waits for the device; a loss that is not finite stops the
-run and names the step. SIGTERM saves a checkpoint at the step and ends the loop.
+Metrics are read one dispatch late, so that the host never waits for the device; a loss that is not
+finite stops the run and names the step. SIGTERM saves a checkpoint at the step and ends the loop.
 """
 
 import contextlib
@@ -35,7 +36,8 @@ class Outcome(NamedTuple):
 
     state: TrainState
     history: list[dict]  # the lines of its metrics.jsonl
-    finished: bool  # False where SIGTERM ended it early; this and the times below are those of the whole group
+    # False where SIGTERM ended it early; this and the times below are those of the whole group
+    finished: bool
     compile_seconds: float  # of this process
     step_seconds: list[float]  # of every step of this process
 
@@ -44,7 +46,8 @@ class Outcome(NamedTuple):
 def _sigterm_flag() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether SIGTERM has come; the old handler returns afterwards.
 
-    Several processes agree on the dispatch to stop at: JAX listens for the signal and each asks at every dispatch.
+    Several processes agree on the dispatch to stop at: JAX listens for the signal and each asks at
+      every dispatch.
     """
     seen = []
     if jax.process_count() > 1:
@@ -59,7 +62,8 @@ def _sigterm_flag() -> Iterator[Callable[[], bool]]:
         return
     try:
         old = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-    except ValueError:  # not the main thread (the estimator in a worker): nobody sends signals there
+    # not the main thread (the estimator in a worker): nobody sends signals there
+    except ValueError:
         yield lambda: False
         return
     try:
@@ -69,7 +73,9 @@ def _sigterm_flag() -> Iterator[Callable[[], bool]]:
 
 
 class Runner:
-    """Calls the compiled steps, compiling each number of steps once and counting the seconds that takes."""
+    """Calls the compiled steps, compiling each number of steps once and counting the seconds that
+    takes.
+    """
 
     def __init__(self, group: Group):
         self._group = group
@@ -77,8 +83,12 @@ class Runner:
         self._compiled: dict[int, Callable] = {}
         self.compile_seconds = 0.0
 
-    def __call__(self, state: State, example: np.ndarray, index: np.ndarray) -> tuple[State, jax.Array]:
-        """Runs the S steps of example, index int32 [S, B] or [S, R, B]; returns the new state, losses [S] or [S, R]."""
+    def __call__(
+        self, state: State, example: np.ndarray, index: np.ndarray
+    ) -> tuple[State, jax.Array]:
+        """Runs the S steps of example, index int32 [S, B] or [S, R, B]; returns the new state,
+        losses [S] or [S, R].
+        """
         plan = [meshes.put(part, self._group.plan_sharding) for part in (example, index)]
         compiled = self._compiled.get(len(example))
         if compiled is None:
@@ -100,7 +110,9 @@ class _Losses:
         self.step_seconds: list[float] = []
 
     def push(self, first_step: int, losses: jax.Array) -> None:
-        """Takes the losses of the steps from `first_step` on and reads those of the dispatch before."""
+        """Takes the losses of the steps from `first_step` on and reads those of the dispatch
+        before.
+        """
         self.flush()
         self._waiting = (first_step, losses)
 
@@ -119,10 +131,16 @@ class _Losses:
         if len(bad):
             step, seed = bad[0]
             saved = self._saved_step()
-            kept = "no checkpoint was saved yet" if saved is None else f"the checkpoint of step {saved} is kept"
-            raise UserError(f"the loss{_of(self._seeds, [seed])} is {losses[step, seed]} at step {first + step}; "
-                            f"{kept}. Lower config.optimizer.learning_rate (or method.learning_rate_u, "
-                            "learning_rate_v)")
+            kept = (
+                "no checkpoint was saved yet"
+                if saved is None
+                else f"the checkpoint of step {saved} is kept"
+            )
+            raise UserError(
+                f"the loss{_of(self._seeds, [seed])} is {losses[step, seed]} at step {first + step}; "
+                f"{kept}. Lower config.optimizer.learning_rate (or method.learning_rate_u, "
+                "learning_rate_v)"
+            )
 
     def pause(self) -> None:
         """Leaves out the time until the next read (evaluation, compilation)."""
@@ -140,16 +158,16 @@ def train(
 
     Args:
       workdir: metrics.jsonl and tensorboard/ go into its `seed_folders`.
-      evaluations: for each seed, state -> metrics of an evaluated epoch, merged into its line of metrics.jsonl; its
-        keys stand there as null in epochs that are not evaluated.
+      evaluations: for each seed, state -> metrics of an evaluated epoch, merged into its line of
+        metrics.jsonl; its keys stand there as null in epochs that are not evaluated.
       quiet: print no line for each epoch and show no progress bar.
 
     Returns:
       The outcome of each seed.
 
     Raises:
-      UserError: the checkpoint is one of other labels; a loss, a parameter or a row is not finite; a file cannot be
-        read or written.
+      UserError: the checkpoint is one of other labels; a loss, a parameter or a row is not finite;
+        a file cannot be read or written.
     """
     members, seeds, labels_sha256 = group.members, group.seeds, group.labels_sha256
     config, per_epoch = members[0].config, members[0].steps_per_epoch
@@ -158,34 +176,51 @@ def train(
     restored = checkpoints.restore(group.abstract)
     state, meta = restored if restored else (group.init(), {"labels_sha256": labels_sha256})
     if meta["labels_sha256"] != labels_sha256:
-        raise UserError(f"the given labels are not those that {workdir} was trained on (sha256 {labels_sha256[:12]}, "
-                        f"was {meta['labels_sha256'][:12]}); restore the data or name another --workdir")
+        raise UserError(
+            f"the given labels are not those that {workdir} was trained on (sha256 {labels_sha256[:12]}, "
+            f"was {meta['labels_sha256'][:12]}); restore the data or name another --workdir"
+        )
     step = int(state.step)
     histories = [folder.read_metrics(own, step // per_epoch) for own in folders]
     if restored and speaks:
         tqdm.write(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
 
-    events = [tensorboard.Events(own, history) for own, history in zip(folders, histories, strict=True)]
+    events = [
+        tensorboard.Events(own, history) for own, history in zip(folders, histories, strict=True)
+    ]
     runner = Runner(group)
     saved_step = [step if restored else None]
     losses = _Losses(lambda: saved_step[0], seeds)
     meta = {"labels_sha256": labels_sha256, "steps_per_epoch": per_epoch}
     step_images = config.batch_size * len(members)
-    bar = tqdm(total=config.epochs * per_epoch * step_images, unit="img", unit_scale=True,
-               disable=None if speaks else True, initial=step * step_images, dynamic_ncols=True)
+    bar = tqdm(
+        total=config.epochs * per_epoch * step_images,
+        unit="img",
+        unit_scale=True,
+        disable=None if speaks else True,
+        initial=step * step_images,
+        dynamic_ncols=True,
+    )
 
     def save(best: bool = False) -> None:
-        bad = [place for place, own in enumerate(split(state))
-               if not all_finite(own._replace(table=tables.values(own.table)))]
+        bad = [
+            place
+            for place, own in enumerate(split(state))
+            if not all_finite(own._replace(table=tables.values(own.table)))
+        ]
         if bad:
-            raise UserError(f"parameters or rows{_of(seeds, bad)} are not finite after step {step}; checkpoint of step "
-                            f"{saved_step[0]} is kept. Lower config.optimizer.learning_rate")
+            raise UserError(
+                f"parameters or rows{_of(seeds, bad)} are not finite after step {step}; checkpoint of step "
+                f"{saved_step[0]} is kept. Lower config.optimizer.learning_rate"
+            )
         checkpoints.save(state, meta, best)
         saved_step[0] = step
 
     def outcomes(finished: bool) -> list[Outcome]:
-        return [Outcome(own, history, finished, runner.compile_seconds, losses.step_seconds)
-                for own, history in zip(split(state), histories, strict=True)]
+        return [
+            Outcome(own, history, finished, runner.compile_seconds, losses.step_seconds)
+            for own, history in zip(split(state), histories, strict=True)
+        ]
 
     with contextlib.ExitStack() as stack:
         terminated = stack.enter_context(_sigterm_flag())
@@ -193,7 +228,11 @@ def train(
             stack.enter_context(contextlib.closing(resource))
         for epoch in range(step // per_epoch, config.epochs):
             example, index = group.plan(epoch)
-            start, compile_before, done = time.perf_counter(), runner.compile_seconds, step % per_epoch
+            start, compile_before, done = (
+                time.perf_counter(),
+                runner.compile_seconds,
+                step % per_epoch,
+            )
             for first in range(done, per_epoch, config.steps_per_dispatch):
                 chunk = slice(first, min(first + config.steps_per_dispatch, per_epoch))
                 compiled = runner.compile_seconds
@@ -210,10 +249,14 @@ def train(
             losses.flush()
             seconds = time.perf_counter() - start - (runner.compile_seconds - compile_before)
             state = group.end_epoch(state, epoch)
-            rows = [_epoch_row(member, own, epoch, step, seconds, per_epoch - done)
-                    for member, own in zip(members, split(state), strict=True)]
+            rows = [
+                _epoch_row(member, own, epoch, step, seconds, per_epoch - done)
+                for member, own in zip(members, split(state), strict=True)
+            ]
             for row, evaluate, own in zip(rows, evaluations, split(state), strict=True):
-                row |= evaluate(own) if _is_evaluated(config, epoch) else dict.fromkeys(evaluate.keys)
+                row |= (
+                    evaluate(own) if _is_evaluated(config, epoch) else dict.fromkeys(evaluate.keys)
+                )
             best = _is_best(rows, histories)
             for row, history, own, written in zip(rows, histories, folders, events, strict=True):
                 history.append(row)
@@ -222,7 +265,12 @@ def train(
             if speaks:
                 tqdm.write(_describe(rows, config.epochs))
             losses.pause()
-            if best or terminated() or (epoch + 1) % config.checkpoint_every == 0 or epoch + 1 == config.epochs:
+            if (
+                best
+                or terminated()
+                or (epoch + 1) % config.checkpoint_every == 0
+                or epoch + 1 == config.epochs
+            ):
                 save(best)
             if terminated() and epoch + 1 < config.epochs:
                 return outcomes(finished=False)
@@ -239,17 +287,23 @@ def _is_evaluated(config, epoch: int) -> bool:
 
 
 def _is_best(rows: list[dict], histories: list[list[dict]]) -> bool:
-    """Whether the epoch has the highest validation accuracy so far, the mean over seeds (never, without a split)."""
+    """Whether the epoch has the highest validation accuracy so far, the mean over seeds (never,
+    without a split).
+    """
 
     def accuracy(rows: Sequence[dict]) -> float | None:
         values = [row.get("validation_accuracy") for row in rows]
         return None if None in values else statistics.fmean(values)
 
     now = accuracy(rows)
-    return now is not None and all(now > (accuracy(past) or 0.0) for past in zip(*histories, strict=True))
+    return now is not None and all(
+        now > (accuracy(past) or 0.0) for past in zip(*histories, strict=True)
+    )
 
 
-def _epoch_row(experiment: Experiment, state: TrainState, epoch: int, step: int, seconds: float, steps: int) -> dict:
+def _epoch_row(
+    experiment: Experiment, state: TrainState, epoch: int, step: int, seconds: float, steps: int
+) -> dict:
     sums = jax.tree.map(float, meshes.fetch(state.sums))
     images = len(experiment.dataset.train_rows) * steps / experiment.steps_per_epoch
     return {
@@ -266,8 +320,13 @@ def _epoch_row(experiment: Experiment, state: TrainState, epoch: int, step: int,
 def _describe(rows: list[dict], epochs: int) -> str:
     """One line for people; of several seeds the mean +- the sample standard deviation."""
     parts = [f"epoch {rows[0]['epoch'] + 1}/{epochs}"]
-    for name, text in (("train_loss", "loss"), ("train_accuracy", "train (given labels)"), ("test_accuracy", "test"),
-                       ("validation_accuracy", "validation (given labels)"), ("label_issue_auroc", "issue AUROC")):
+    for name, text in (
+        ("train_loss", "loss"),
+        ("train_accuracy", "train (given labels)"),
+        ("test_accuracy", "test"),
+        ("validation_accuracy", "validation (given labels)"),
+        ("label_issue_auroc", "issue AUROC"),
+    ):
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             spread = f" +- {statistics.stdev(values):.4f}" if len(values) > 1 else ""

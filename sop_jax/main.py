@@ -1,6 +1,8 @@
-"""Command line: python -m sop_jax.main --config=FILE --workdir=DIR [--config.field=value ...] [--dry_run].
+"""Command line: python -m sop_jax.main --config=FILE --workdir=DIR [--config.field=value ...]
+[--dry_run].
 
-Every mistake of the user ends in one line on standard error, `error: ...`, and exit status 2; Ctrl-C in 130.
+Every mistake of the user ends in one line on standard error, `error: ...`, and exit status 2;
+Ctrl-C in 130.
 """
 
 import importlib
@@ -25,7 +27,13 @@ from sop_jax import tasks
 from sop_jax.errors import UserError
 
 EXAMPLE = "python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop"
-TYPES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list such as (40,80)", str: "text"}
+TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list such as (40,80)",
+    str: "text",
+}
 
 
 class Command(NamedTuple):
@@ -37,23 +45,33 @@ class Command(NamedTuple):
 
 
 def help_text() -> str:
-    """What `--help` prints: the flags, and every field of the config with its default and its comment."""
+    """What `--help` prints: the flags, and every field of the config with its default and its
+    comment.
+    """
     source = inspect.getsource(configs.base) + inspect.getsource(configs.default)
     fields = [line.strip() for line in source.splitlines()]
-    return "\n".join([
-        f"usage: {EXAMPLE} [--config.field=value ...] [--dry_run]",
-        "  --config=FILE         config file, see configs/",
-        "  --workdir=DIR         folder of the run: made if absent, resumed if it holds this run",
-        "  --dry_run             print the resolved config, shapes and memory; write nothing (needs no --workdir)",
-        "  --config.field=value  override one field of the config, for example --config.noise.rate=0.4",
-        "fields, their defaults and meanings:",
-        *(f"  --{line}" for line in fields if line.startswith("config.") and "ConfigDict()" not in line),
-        "other tasks have fields of their own: see configs/theory/, and --dry_run with one of them",
-    ])
+    return "\n".join(
+        [
+            f"usage: {EXAMPLE} [--config.field=value ...] [--dry_run]",
+            "  --config=FILE         config file, see configs/",
+            "  --workdir=DIR         folder of the run: made if absent, resumed if it holds this run",
+            "  --dry_run             print the resolved config, shapes and memory; write nothing (needs no --workdir)",
+            "  --config.field=value  override one field of the config, for example --config.noise.rate=0.4",
+            "fields, their defaults and meanings:",
+            *(
+                f"  --{line}"
+                for line in fields
+                if line.startswith("config.") and "ConfigDict()" not in line
+            ),
+            "other tasks have fields of their own: see configs/theory/, and --dry_run with one of them",
+        ]
+    )
 
 
 def parse(argv: list[str]) -> Command:
-    """Reads the command line, program name first, and the config file; every mistake becomes a UserError."""
+    """Reads the command line, program name first, and the config file; every mistake becomes a
+    UserError.
+    """
     own = flags.FlagValues()
     config_file = flags.DEFINE_string("config", None, "", flag_values=own)
     workdir = flags.DEFINE_string("workdir", None, "", flag_values=own)
@@ -74,51 +92,75 @@ def parse(argv: list[str]) -> Command:
     config = _override(config, overrides)
     if config.task != task:
         _fields(config.task)
-        raise UserError(f"config.task={config.task!r} cannot be set on the command line: the other fields of "
-                        f"--config={config_file.value} are those of {task!r}; name a config file of that task")
+        raise UserError(
+            f"config.task={config.task!r} cannot be set on the command line: the other fields of "
+            f"--config={config_file.value} are those of {task!r}; name a config file of that task"
+        )
     fields.check(config)
     return Command(config, pathlib.Path(workdir.value) if workdir.value else None, dry_run.value)
 
 
 def _fields(task: str) -> ModuleType:
-    """The module with the task's `default()` and `check(config)`: for the main task one that imports nothing slow."""
+    """The module with the task's `default()` and `check(config)`: for the main task one that
+    imports nothing slow.
+    """
     known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
     if task not in known:
-        raise UserError(f"config.task={task!r} is unknown{configs.suggestion(task, known)}; choose from "
-                        f"{', '.join(known)}")
+        raise UserError(
+            f"config.task={task!r} is unknown{configs.suggestion(task, known)}; choose from "
+            f"{', '.join(known)}"
+        )
     return configs if task == "classify" else importlib.import_module(f"sop_jax.tasks.{task}")
 
 
 def load_file(path: str) -> ConfigDict:
-    """Runs the config file's `get_config`; a UserError names the file and the line of what is wrong in it."""
+    """Runs the config file's `get_config`; a UserError names the file and the line of what is wrong
+    in it.
+    """
     if not os.path.isfile(path):
         beside = [file.name for file in pathlib.Path(path).parent.glob("*.py")]
-        raise UserError(f"--config={path}: no such file{configs.suggestion(os.path.basename(path), beside)}")
+        raise UserError(
+            f"--config={path}: no such file{configs.suggestion(os.path.basename(path), beside)}"
+        )
     try:
         program = runpy.run_path(path)
         if "get_config" not in program:
-            raise UserError(f"--config={path}: has no function get_config(); see configs/digits_sop.py")
+            raise UserError(
+                f"--config={path}: has no function get_config(); see configs/digits_sop.py"
+            )
         config = program["get_config"]()
     except UserError:
         raise
     except Exception as error:  # a config file is a program: it can raise anything
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == path
+        ]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         where = path if line is None else f"{path}, line {line}"
         raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}; it must return the "
-                        "ConfigDict that the default() of its task made")
+        raise UserError(
+            f"--config={path}: get_config() returned {type(config).__name__}; it must return the "
+            "ConfigDict that the default() of its task made"
+        )
     return config
 
 
 def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
-    """Applies the `--config.field=value` of a command line that has nothing else left in it; locks the config."""
+    """Applies the `--config.field=value` of a command line that has nothing else left in it; locks
+    the config.
+    """
     known = configs.field_names(config)
-    for name in (match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))):
+    for name in (
+        match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))
+    ):
         if name not in known:
-            raise UserError(f"unknown config field --config.{name}{configs.suggestion(name, known)}; "
-                            "--help and --dry_run list them")
+            raise UserError(
+                f"unknown config field --config.{name}{configs.suggestion(name, known)}; "
+                "--help and --dry_run list them"
+            )
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
@@ -126,24 +168,31 @@ def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         flag = error.flagname
-        raise UserError(f"unknown flag --{flag}{configs.suggestion(flag, ['config', 'workdir', 'dry_run', *known])}; "
-                        "--help lists the flags") from None
+        raise UserError(
+            f"unknown flag --{flag}{configs.suggestion(flag, ['config', 'workdir', 'dry_run', *known])}; "
+            "--help lists the flags"
+        ) from None
     except (flags.Error, TypeError, ValueError) as error:
         match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
         if match is None:
             raise UserError(error) from None
         group, name = configs.group_of(config, match[1])
-        raise UserError(f"config.{match[1]}={match[2]!r} has the wrong type: it must be {TYPES[group.get_type(name)]}"
-                        ) from None
+        raise UserError(
+            f"config.{match[1]}={match[2]!r} has the wrong type: it must be {TYPES[group.get_type(name)]}"
+        ) from None
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; fields are set as --config.field=value")
     return config
 
 
 def prepare_backend(config: ConfigDict) -> None:
-    """Settings that must stand before JAX is first used: determinism, processes, compilation cache."""
+    """Settings that must stand before JAX is first used: determinism, processes, compilation
+    cache.
+    """
     if config.get("deterministic"):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        )
     import jax
 
     from sop_jax import mesh
@@ -156,9 +205,12 @@ def prepare_backend(config: ConfigDict) -> None:
             d = config.distributed
             mesh.initialize_processes(d.coordinator, d.num_processes, d.process_id)
         jax.devices()
-    except Exception as error:  # JAX's plug-ins raise many kinds, a missing one an AssertionError without text
-        raise UserError("JAX cannot start (see the variable JAX_PLATFORMS and config.distributed): "
-                        f"{type(error).__name__}: {error}") from error
+    # JAX's plug-ins raise many kinds, a missing one an AssertionError without text
+    except Exception as error:
+        raise UserError(
+            "JAX cannot start (see the variable JAX_PLATFORMS and config.distributed): "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,7 +227,8 @@ def main(argv: list[str] | None = None) -> int:
         print(help_text())
         return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    for library in ("absl", "asyncio"):  # Orbax logs the errors of its threads here and raises them as well
+    # Orbax logs the errors of its threads here and raises them as well
+    for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     command = None
     try:
@@ -186,9 +239,13 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), 2)
     except OSError as error:  # a full disk, a folder that went away
-        where = error.filename or (command and command.workdir)  # a failing write does not name its file
-        return _fail(f"{error.strerror or error}{f': {where}' if where else ''}; what is saved is kept, and the same "
-                     "command goes on from it", 2)
+        # a failing write does not name its file
+        where = error.filename or (command and command.workdir)
+        return _fail(
+            f"{error.strerror or error}{f': {where}' if where else ''}; what is saved is kept, and the same "
+            "command goes on from it",
+            2,
+        )
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last checkpoint", 130)
     return 0
@@ -200,14 +257,20 @@ def _fail(message: str, status: int) -> int:
 
 
 def _stop(number: int, frame: object) -> None:
-    """SIGTERM before or after training (which handles it itself): files are whole at any moment, so leave at once."""
-    print("stopped by SIGTERM outside training; the same command goes on from the last checkpoint", flush=True)
+    """SIGTERM before or after training (which handles it itself): files are whole at any moment, so
+    leave at once.
+    """
+    print(
+        "stopped by SIGTERM outside training; the same command goes on from the last checkpoint",
+        flush=True,
+    )
     os._exit(0)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
     exit_status = main()
-    if exit_status:  # at once: no thread of a library may write below the error line, or wait for other processes
+    # at once: no thread of a library may write below the error line, or wait for other processes
+    if exit_status:
         sys.stdout.flush()
         os._exit(exit_status)

@@ -1,4 +1,6 @@
-"""The device mesh and its two shardings, stated once: rows are split over the devices, all else is replicated."""
+"""The device mesh and its two shardings, stated once: rows are split over the devices, all else is
+replicated.
+"""
 
 import os
 
@@ -12,8 +14,11 @@ AXIS = "data"
 CLUSTER_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "COORDINATOR_ADDRESS")
 
 
-def initialize_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins a group of processes when one is asked for, by the config or by the standard cluster variables.
+def initialize_processes(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Joins a group of processes when one is asked for, by the config or by the standard cluster
+    variables.
 
     Must run before any other use of JAX. A single process needs no call and gets none.
     """
@@ -38,7 +43,9 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def columns(mesh: Mesh, leading: int = 1) -> NamedSharding:
-    """Sharding of an index array [S, B] (`leading` 2: [S, seeds, B]): every device holds its part of each batch."""
+    """Sharding of an index array [S, B] (`leading` 2: [S, seeds, B]): every device holds its part
+    of each batch.
+    """
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, AXIS))
 
 

@@ -1,10 +1,13 @@
-"""One flat `optax.multi_transform` over the network and every trained row leaf; the network's optimisers and schedules.
+"""One flat `optax.multi_transform` over the network and every trained row leaf; the network's
+optimisers and schedules.
 
-Rows take plain gradient descent at a constant rate: no momentum and no decay (paper, appendix A). That is built in
+Rows take plain gradient descent at a constant rate: no momentum and no decay (paper, appendix A).
+  That is built in
 here and not configurable: a momentum kept for a batch of rows would mix different examples.
 
-Batch rule: the loss is a mean over the batch and a row is touched once an epoch, so a row moves by rate / B. Rates are
-meant at B = 128 and used as rate * B / 128, which makes an epoch's row updates independent of B.
+Batch rule: the loss is a mean over the batch and a row is touched once an epoch, so a row moves by
+rate / B. Rates are meant at B = 128 and used as rate * B / 128, which makes an epoch's row updates
+independent of B.
 """
 
 from collections.abc import Mapping
@@ -21,8 +24,8 @@ REFERENCE_BATCH_SIZE = 128
 def learning_rate_at(config: ConfigDict, epoch, peak: float | None = None):
     """Network learning rate of `epoch`, counted from 0; a number or a traced scalar.
 
-    It is constant over an epoch, but for the triangular schedule, where `epoch` has a fraction. `peak` stands in for
-    optimizer.learning_rate.
+    It is constant over an epoch, but for the triangular schedule, where `epoch` has a fraction.
+    `peak` stands in for optimizer.learning_rate.
     """
     o = config.optimizer
     peak = o.learning_rate if peak is None else peak
@@ -39,9 +42,14 @@ def learning_rate_at(config: ConfigDict, epoch, peak: float | None = None):
 
 
 def sgd(
-    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float, nesterov: bool = False
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """SGD as torch does it: decay is added to the gradient before momentum, on all parameters (methods.md, 0.4)."""
+    """SGD as torch does it: decay is added to the gradient before momentum, on all parameters
+    (methods.md, 0.4).
+    """
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(decay=momentum, nesterov=nesterov),
@@ -49,16 +57,22 @@ def sgd(
     )
 
 
-def muon(learning_rate: optax.ScalarOrSchedule, momentum: float, nesterov: bool) -> optax.GradientTransformation:
-    """Muon for convolution kernels [h, w, I, O], read as matrices [h*w*I, O] (Jordan 2024, airbench94_muon.py).
+def muon(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, nesterov: bool
+) -> optax.GradientTransformation:
+    """Muon for convolution kernels [h, w, I, O], read as matrices [h*w*I, O] (Jordan 2024,
+    airbench94_muon.py).
 
-    Each update is orthogonal, so of norm sqrt(O), and afterwards each kernel is brought back to that norm: under a
-    batch-norm its length means nothing, and the learning rate stays the share of it that a step moves.
+    Each update is orthogonal, so of norm sqrt(O), and afterwards each kernel is brought back to
+    that norm: under a batch-norm its length means nothing, and the learning rate stays the share of
+      it that a step moves.
     """
     matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
     return optax.chain(
         optax.contrib.scale_by_muon(
-            beta=momentum, nesterov=nesterov, weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: matrix, tree)
+            beta=momentum,
+            nesterov=nesterov,
+            weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: matrix, tree),
         ),
         optax.scale_by_learning_rate(learning_rate),
         optax.stateless(lambda updates, params: jax.tree.map(_to_unit_columns, updates, params)),
@@ -79,10 +93,11 @@ class AverageState(NamedTuple):
 
 
 def average_parameters(decay: float) -> optax.GradientTransformation:
-    """Keeps the exponential moving average of the parameters; changes no update. The last of a chain.
+    """Keeps the exponential moving average of the parameters; changes no update. The last of a
+    chain.
 
-    It starts as a copy of the parameters; update t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that this
-    start, which nothing was learned in, is soon forgotten.
+    It starts as a copy of the parameters; update t (from 0) decays by min(decay, (1 + t) / (10 +
+    t)), so that this start, which nothing was learned in, is soon forgotten.
     """
 
     def init(params):
@@ -91,7 +106,9 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
     def update(updates, state, params):
         kept = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
         moved = optax.apply_updates(params, updates)
-        average = jax.tree.map(lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old), state.average, moved)
+        average = jax.tree.map(
+            lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old), state.average, moved
+        )
         return updates, AverageState(state.count + 1, average)
 
     return optax.GradientTransformation(init, update)
@@ -104,7 +121,9 @@ def averaged(opt_state: Any, params: Any) -> Any:
 
 
 def network_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The network's optimiser with the configured schedule: SGD, or Muon on convolution kernels and SGD on the rest."""
+    """The network's optimiser with the configured schedule: SGD, or Muon on convolution kernels and
+    SGD on the rest.
+    """
     o = config.optimizer
 
     def schedule(peak: float) -> optax.Schedule:

@@ -1,4 +1,6 @@
-"""The files a finished run leaves beside its metrics: labels, issues, predictions, gallery, summary (design, 5)."""
+"""The files a finished run leaves beside its metrics: labels, issues, predictions, gallery, summary
+(design, 5).
+"""
 
 import functools
 import pathlib
@@ -24,9 +26,13 @@ GALLERY_SIZE = 100
 
 def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None) -> None:
     """labels.npz: the given labels of all N rows, in row order, with their hash."""
-    arrays = {"id": data.train.ids, "given_label": data.train.labels.astype(np.int32),
-              "sha256": np.array(data.noise.sha256), "train_rows": data.train_rows,
-              "validation_rows": data.validation_rows}
+    arrays = {
+        "id": data.train.ids,
+        "given_label": data.train.labels.astype(np.int32),
+        "sha256": np.array(data.noise.sha256),
+        "train_rows": data.train_rows,
+        "validation_rows": data.validation_rows,
+    }
     if truth is not None:
         arrays["true_label"] = truth.astype(np.int32)
     folder.write_arrays(workdir / "labels.npz", **arrays)
@@ -63,12 +69,16 @@ def read_issues(experiment: Experiment, state: TrainState) -> LabelIssues:
 
 
 def train_probs(experiment: Experiment, state: TrainState, read: TrainRows) -> np.ndarray:
-    """Predictions of the training rows [n, K]: the tracker's mean or, where it keeps none, the final network's."""
+    """Predictions of the training rows [n, K]: the tracker's mean or, where it keeps none, the
+    final network's.
+    """
     if "probs" in read.tracker:
         return read.tracker["probs"]
     data = experiment.dataset
     images = meshes.put(data.train.images, meshes.replicated(experiment.mesh))
-    return experiment.predict(evaluate.evaluation_params(state), state.model_state, images, data.train_rows)
+    return experiment.predict(
+        evaluate.evaluation_params(state), state.model_state, images, data.train_rows
+    )
 
 
 def _find(read: TrainRows, probs: np.ndarray) -> LabelIssues:
@@ -76,10 +86,15 @@ def _find(read: TrainRows, probs: np.ndarray) -> LabelIssues:
 
 
 def write_results(
-    workdir: pathlib.Path, experiment: Experiment, outcome: Outcome, test_probs: np.ndarray,
-    truth: np.ndarray | None, wall_seconds: float,
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    outcome: Outcome,
+    test_probs: np.ndarray,
+    truth: np.ndarray | None,
+    wall_seconds: float,
 ) -> dict:
-    """Writes label_issues.csv, predictions.npz, gallery.npz and, last, summary.json, which marks the run finished.
+    """Writes label_issues.csv, predictions.npz, gallery.npz and, last, summary.json, which marks
+    the run finished.
 
     Every process calls this, since they gather the rows together; the first writes.
 
@@ -94,16 +109,29 @@ def write_results(
     issues, margin = _find(read, probs), read.tracker["margin"][:, 0]
     given, ids = read.given, data.train.ids[rows]
     known = None if truth is None else truth[rows]
-    label_issues.write_csv(workdir / "label_issues.csv", ids, given, issues, data.class_names, known)
+    label_issues.write_csv(
+        workdir / "label_issues.csv", ids, given, issues, data.class_names, known
+    )
 
     worst = label_issues.worst_first(issues)[:GALLERY_SIZE]
-    folder.write_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
-    diagnostics = {"train_given_label": given, "train_margin": margin,
-                   "noise_score": 1 - issues.quality}
+    folder.write_arrays(
+        workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]]
+    )
+    diagnostics = {
+        "train_given_label": given,
+        "train_margin": margin,
+        "noise_score": 1 - issues.quality,
+    }
     if "u" in read.table:
         diagnostics["u_squared"] = read.table["u"][:, 0] ** 2
-    folder.write_arrays(workdir / "predictions.npz", test_id=data.test.ids, test_pred_probs=test_probs, train_id=ids,
-                        train_pred_probs=probs, **diagnostics)
+    folder.write_arrays(
+        workdir / "predictions.npz",
+        test_id=data.test.ids,
+        test_pred_probs=test_probs,
+        train_id=ids,
+        train_pred_probs=probs,
+        **diagnostics,
+    )
     summary = _summary(experiment, outcome, test_probs, wall_seconds)
     summary |= label_issues.summarise(given, issues, margin, known)
     summary["rows_at_bound"] = _share_at_bound(read.table)
@@ -112,30 +140,45 @@ def write_results(
 
 
 def write_group_summary(workdir: pathlib.Path, runs: list[dict]) -> None:
-    """summary.json of a run of several seeds: the summary of each, and the mean and std (ddof = 1) of every number.
+    """summary.json of a run of several seeds: the summary of each, and the mean and std (ddof = 1)
+    of every number.
 
     A number that some seed does not know is null.
     """
     shared = ("method", "dataset", "epochs", "class_names", "noise_kind")
-    names = [name for name in runs[0] if name not in (*shared, "seed")
-             and all(run[name] is None or isinstance(run[name], int | float) for run in runs)]
+    names = [
+        name
+        for name in runs[0]
+        if name not in (*shared, "seed")
+        and all(run[name] is None or isinstance(run[name], int | float) for run in runs)
+    ]
 
     def over_seeds(statistic: Callable) -> dict:
         columns = {name: [run[name] for run in runs] for name in names}
-        return {name: None if None in column else float(statistic(column)) for name, column in columns.items()}
+        return {
+            name: None if None in column else float(statistic(column))
+            for name, column in columns.items()
+        }
 
-    folder.write_json(workdir / "summary.json", {
-        **{name: runs[0][name] for name in shared},
-        "num_seeds": len(runs),
-        "seeds": [run["seed"] for run in runs],
-        "images_per_second": sum(run["images_per_second"] for run in runs),  # of all seeds together
-        "mean": over_seeds(np.mean),
-        "std": over_seeds(functools.partial(np.std, ddof=1)),
-        "runs": runs,
-    })
+    folder.write_json(
+        workdir / "summary.json",
+        {
+            **{name: runs[0][name] for name in shared},
+            "num_seeds": len(runs),
+            "seeds": [run["seed"] for run in runs],
+            "images_per_second": sum(
+                run["images_per_second"] for run in runs
+            ),  # of all seeds together
+            "mean": over_seeds(np.mean),
+            "std": over_seeds(functools.partial(np.std, ddof=1)),
+            "runs": runs,
+        },
+    )
 
 
-def _summary(experiment: Experiment, outcome: Outcome, test_probs: np.ndarray, wall_seconds: float) -> dict:
+def _summary(
+    experiment: Experiment, outcome: Outcome, test_probs: np.ndarray, wall_seconds: float
+) -> dict:
     config, data, history = experiment.config, experiment.dataset, outcome.history
     tested = [row for row in history if row["test_accuracy"] is not None]
     best = max(tested, key=lambda row: row["test_accuracy"])
@@ -155,10 +198,14 @@ def _summary(experiment: Experiment, outcome: Outcome, test_probs: np.ndarray, w
         "best_epoch": best["epoch"],
         "validation_accuracy": chosen and chosen["validation_accuracy"],
         "test_accuracy_at_best_validation": chosen and chosen["test_accuracy"],
-        "test_top5_last": evaluate.accuracy(test_probs, labels, top=5) if experiment.num_classes > 5 else None,
+        "test_top5_last": evaluate.accuracy(test_probs, labels, top=5)
+        if experiment.num_classes > 5
+        else None,
         "test_accuracy_per_class": evaluate.accuracy_per_class(test_probs, labels),
         "images_per_second": float(np.median(speeds)),
-        "step_seconds_median": float(np.median(outcome.step_seconds)) if outcome.step_seconds else None,
+        "step_seconds_median": float(np.median(outcome.step_seconds))
+        if outcome.step_seconds
+        else None,
         "compile_seconds": outcome.compile_seconds,
         "wall_seconds": wall_seconds,
     }
@@ -168,4 +215,6 @@ def _share_at_bound(table: dict) -> float | None:
     """Share of rows with an |u| or |v| at or beyond 1; None for a method without u and v."""
     if "u" not in table:
         return None
-    return float(np.mean(np.any(np.abs(np.concatenate([table["u"], table["v"]], axis=1)) >= 1, axis=1)))
+    return float(
+        np.mean(np.any(np.abs(np.concatenate([table["u"], table["v"]], axis=1)) >= 1, axis=1))
+    )

@@ -1,4 +1,6 @@
-"""Figures of a run: the report shows their panels one by one, plots/*.png shows them side by side."""
+"""Figures of a run: the report shows their panels one by one, plots/*.png shows them side by
+side.
+"""
 
 import io
 import warnings
@@ -12,10 +14,22 @@ import numpy as np
 from sop_jax.palette import MUTED, SERIES
 from sop_jax.run_folder import Run
 
-LIGHT = {"ink": "#24292f", "muted": MUTED, "grid": "#e3e8ee", "ground": "#ffffff", "series": list(SERIES)}
+LIGHT = {
+    "ink": "#24292f",
+    "muted": MUTED,
+    "grid": "#e3e8ee",
+    "ground": "#ffffff",
+    "series": list(SERIES),
+}
 DARK = {"ink": "#e6edf3", "muted": "#9aa4af", "grid": "#2d343c", "ground": "#171b21", "series": [
     "#4cacea", "#ff8a4c", "#2fc79b", "#e08fc4", "#f0b83a"]}  # fmt: skip
-SIZE = {"curves": (5.2, 3.5), "detection": (5.2, 3.5), "scores": (5.2, 3.5), "confusion": (5.2, 4.5)}  # inches, a panel
+# inches, a panel
+SIZE = {
+    "curves": (5.2, 3.5),
+    "detection": (5.2, 3.5),
+    "scores": (5.2, 3.5),
+    "confusion": (5.2, 4.5),
+}
 MAX_NAMED = 30  # classes whose names fit on an axis of the heat maps
 MAX_NUMBERED = 12  # classes whose numbers fit into the cells
 
@@ -36,9 +50,14 @@ class Drawn(NamedTuple):
 
 
 def draw_figures(run: Run) -> dict[str, list[Drawn]]:
-    """Draws the panels of every figure that this run's files allow: curves, scores, confusion, perhaps detection."""
+    """Draws the panels of every figure that this run's files allow: curves, scores, confusion,
+    perhaps detection.
+    """
     return {
-        name: [Drawn(panel.title, *(_draw(panel, theme, SIZE[name]) for theme in (LIGHT, DARK))) for panel in panels]
+        name: [
+            Drawn(panel.title, *(_draw(panel, theme, SIZE[name]) for theme in (LIGHT, DARK)))
+            for panel in panels
+        ]
         for name, panels in _panels(run).items()
     }
 
@@ -55,7 +74,9 @@ def write_plots(run: Run, figures: dict[str, list[Drawn]], folder: Path) -> None
 
 
 def png(image: Any) -> bytes:
-    """Returns a PIL image as a PNG of at most 256 colours, a third of the size of a full-colour one."""
+    """Returns a PIL image as a PNG of at most 256 colours, a third of the size of a full-colour
+    one.
+    """
     from PIL import Image
 
     packed = io.BytesIO()
@@ -68,10 +89,15 @@ def _panels(run: Run) -> dict[str, list[Panel]]:
         "curves": [
             Panel("Accuracy", lambda ax, theme: _accuracy(ax, theme, run)),
             Panel("Training loss", lambda ax, theme: _curves(ax, run, {"train_loss": "loss"})),
-            Panel("Learning rate", lambda ax, theme: _curves(ax, run, {"learning_rate": "learning rate"})),
+            Panel(
+                "Learning rate",
+                lambda ax, theme: _curves(ax, run, {"learning_rate": "learning rate"}),
+            ),
         ],
         "scores": [Panel("Noise score", lambda ax, theme: _score_histogram(ax, theme, run))],
-        "confusion": [Panel("Given against corrected labels (rows)", lambda ax, theme: _confusion(ax, run))],
+        "confusion": [
+            Panel("Given against corrected labels (rows)", lambda ax, theme: _confusion(ax, run))
+        ],
     }
     truth_varies = run.wrong is not None and 0 < run.wrong.sum() < len(run.wrong)
     if truth_varies:
@@ -84,10 +110,15 @@ def _panels(run: Run) -> dict[str, list[Panel]]:
             panels["detection"].append(Panel("Label-issue AUROC by epoch", draw))
     if run.u_squared is not None:
         panels["scores"].append(Panel("u² of SOP", lambda ax, theme: _u_histogram(ax, theme, run)))
-    by_model = Panel("Estimated transition", lambda ax, theme: _transition(ax, run, run.corrected, "corrected label"))
+    by_model = Panel(
+        "Estimated transition",
+        lambda ax, theme: _transition(ax, run, run.corrected, "corrected label"),
+    )
     panels["confusion"].append(by_model)
     if run.truth is not None:
-        by_truth = Panel("Actual transition", lambda ax, theme: _transition(ax, run, run.truth, "true label"))
+        by_truth = Panel(
+            "Actual transition", lambda ax, theme: _transition(ax, run, run.truth, "true label")
+        )
         panels["confusion"].append(by_truth)
     return panels
 
@@ -124,7 +155,13 @@ def _draw_gallery(run: Run, columns: int = 10) -> Any:
         for cell, (row, image) in enumerate(zip(run.gallery_rows, run.gallery_images, strict=True)):
             x, y = cell % columns + 0.5, (cell // columns) * 1.46 + 0.46
             extent = (x - half_width, x + half_width, y + half_height, y - half_height)
-            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, "gray", vmin=0, vmax=255, extent=extent)
+            axes.imshow(
+                image.squeeze(-1) if image.shape[-1] == 1 else image,
+                "gray",
+                vmin=0,
+                vmax=255,
+                extent=extent,
+            )
             labels = f"{_name(run, run.given[row])}\n→ {_name(run, run.suggested[row])}"
             caption = f"{_plain(run.ids[row][-16:])}\n{labels}\nquality {run.quality[row]:.3f}"
             known_wrong = run.wrong is not None and run.wrong[row]
@@ -144,9 +181,18 @@ def _style(theme: dict) -> Iterator[None]:
     style |= dict.fromkeys(("xtick.color", "ytick.color"), theme["muted"])
     style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), theme["ground"])
     style |= dict.fromkeys(("axes.edgecolor", "grid.color"), theme["grid"])
-    style |= {"axes.prop_cycle": cycler(color=theme["series"]), "axes.grid": True, "axes.axisbelow": True}
+    style |= {
+        "axes.prop_cycle": cycler(color=theme["series"]),
+        "axes.grid": True,
+        "axes.axisbelow": True,
+    }
     style |= {"axes.spines.right": False, "axes.spines.top": False, "legend.frameon": False}
-    style |= {"axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold", "font.size": 9}
+    style |= {
+        "axes.titlelocation": "left",
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "font.size": 9,
+    }
     with rc_context(style):
         yield
 
@@ -157,7 +203,8 @@ def _rasterise(figure) -> Any:
 
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a class name in a script that the font lacks
+        # a class name in a script that the font lacks
+        warnings.filterwarnings("ignore", message="Glyph")
         canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
@@ -170,7 +217,12 @@ def _curves(ax, run: Run, labels: dict[str, str]) -> None:
         points = [(record.get("epoch", i), record[key]) for i, record in enumerate(run.epochs)
                   if record.get(key) is not None]  # fmt: skip
         if points:
-            ax.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 15 else None, markersize=3)
+            ax.plot(
+                *zip(*points, strict=True),
+                label=label,
+                marker="o" if len(points) < 15 else None,
+                markersize=3,
+            )
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(labels) == 1:
@@ -192,7 +244,9 @@ def _accuracy(ax, theme: dict, run: Run) -> None:
     if rate is None:
         rate, kind = run.value("noise_rate_estimated"), "estimated noise rate"
     if rate is not None:
-        ax.axhline(1 - rate, color=theme["muted"], linestyle=":", linewidth=1.3, label=f"1 − {kind}")
+        ax.axhline(
+            1 - rate, color=theme["muted"], linestyle=":", linewidth=1.3, label=f"1 − {kind}"
+        )
     ax.set_ylabel("accuracy")
     ax.legend(fontsize=8)
 
@@ -202,9 +256,16 @@ def _roc(ax, theme: dict, run: Run) -> None:
 
     for (name, values), style in zip(run.rankings.items(), ("-", "--", ":"), strict=False):
         false_positive, true_positive, _ = roc_curve(run.wrong, values)
-        ax.plot(false_positive, true_positive, style, label=f"{name}, area {roc_auc_score(run.wrong, values):.3f}")
+        ax.plot(
+            false_positive,
+            true_positive,
+            style,
+            label=f"{name}, area {roc_auc_score(run.wrong, values):.3f}",
+        )
     ax.plot([0, 1], [0, 1], color=theme["muted"], linewidth=0.8)
-    ax.set(xlabel="clean labels flagged", ylabel="wrong labels found", xlim=(-0.01, 1), ylim=(0, 1.02))
+    ax.set(
+        xlabel="clean labels flagged", ylabel="wrong labels found", xlim=(-0.01, 1), ylim=(0, 1.02)
+    )
     ax.legend(loc="lower right")
 
 
@@ -219,7 +280,12 @@ def _precision_recall(ax, theme: dict, run: Run) -> None:
     if caught:
         point = caught / run.wrong.sum(), caught / run.flagged.sum()
         ax.plot(*point, "o", color=theme["ink"], markersize=6, label="flagged rows")
-    ax.set(xlabel="recall: wrong labels found", ylabel="precision of what is flagged", xlim=(0, 1.01), ylim=(0, 1.02))
+    ax.set(
+        xlabel="recall: wrong labels found",
+        ylabel="precision of what is flagged",
+        xlim=(0, 1.01),
+        ylim=(0, 1.02),
+    )
     ax.legend(loc="lower left")
 
 
@@ -239,16 +305,29 @@ def _score_histogram(ax, theme: dict, run: Run) -> None:
     _histogram(ax, run, run.score, np.linspace(low, high, 51))
     if run.flagged.any():
         threshold = run.score[run.flagged].min()
-        ax.axvline(threshold, color=theme["ink"], linestyle="--", linewidth=1.2, label=f"threshold {threshold:.3f}")
+        ax.axvline(
+            threshold,
+            color=theme["ink"],
+            linestyle="--",
+            linewidth=1.2,
+            label=f"threshold {threshold:.3f}",
+        )
     ax.set_xlabel("noise score (1 − label quality)")
     ax.legend()
 
 
 def _u_histogram(ax, theme: dict, run: Run) -> None:
-    values = np.maximum(run.u_squared, 1e-8)  # untouched rows sit near 1e-16: one bin holds them all
+    # untouched rows sit near 1e-16: one bin holds them all
+    values = np.maximum(run.u_squared, 1e-8)
     _histogram(ax, run, values, np.geomspace(1e-8, max(10.0, values.max() * 1.1), 51))
     share = np.mean(run.u_squared >= 1)
-    ax.axvline(1, color=theme["ink"], linestyle="--", linewidth=1.2, label=f"box bound, {share:.1%} at or beyond")
+    ax.axvline(
+        1,
+        color=theme["ink"],
+        linestyle="--",
+        linewidth=1.2,
+        label=f"box bound, {share:.1%} at or beyond",
+    )
     ax.set_xscale("log")
     ax.set_xlabel("u² (left bin: 1e-8 and below)")
     ax.legend()
@@ -258,7 +337,9 @@ def _confusion(ax, run: Run) -> None:
     from matplotlib.colors import LogNorm
 
     counts = count_pairs(run.given, run.corrected, len(run.class_names))
-    _heat_map(ax, run, np.where(counts > 0, counts, np.nan), LogNorm(1, max(2, counts.max())), "{:.0f}")
+    _heat_map(
+        ax, run, np.where(counts > 0, counts, np.nan), LogNorm(1, max(2, counts.max())), "{:.0f}"
+    )
     ax.set(xlabel="corrected label", ylabel="given label")
 
 
@@ -280,7 +361,9 @@ def _heat_map(ax, run: Run, matrix: np.ndarray, norm, form: str) -> None:
         ax.set(xticks=[], yticks=[])
         return
     names = [_name(run, k) for k in range(len(matrix))]
-    ax.set_xticks(range(len(matrix)), names, rotation=0 if max(map(len, names)) < 3 else 90, fontsize=7)
+    ax.set_xticks(
+        range(len(matrix)), names, rotation=0 if max(map(len, names)) < 3 else 90, fontsize=7
+    )
     ax.set_yticks(range(len(matrix)), names, fontsize=7)
     if len(matrix) <= MAX_NUMBERED:
         for (r, c), value in np.ndenumerate(matrix):
@@ -295,5 +378,7 @@ def _name(run: Run, k: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Returns the text as matplotlib should print it: no formulas between dollar signs, no line breaks."""
+    """Returns the text as matplotlib should print it: no formulas between dollar signs, no line
+    breaks.
+    """
     return " ".join(text.replace("$", r"\$").split())

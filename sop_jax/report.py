@@ -1,4 +1,6 @@
-"""The page a run leaves behind: `python -m sop_jax.report --workdir=DIR` rebuilds it from the run's files alone."""
+"""The page a run leaves behind: `python -m sop_jax.report --workdir=DIR` rebuilds it from the run's
+files alone.
+"""
 
 import argparse
 import io
@@ -51,7 +53,9 @@ def write_report(workdir: str | os.PathLike) -> Path:
     run = read_run(workdir)
     figures = plots.draw_figures(run)
     shown = {
-        name: figure_row((panel.title, plots.png(panel.light), plots.png(panel.dark)) for panel in panels)
+        name: figure_row(
+            (panel.title, plots.png(panel.light), plots.png(panel.dark)) for panel in panels
+        )
         for name, panels in figures.items()
     }
     sections = (
@@ -96,14 +100,24 @@ def _heading(run: Run) -> str:
     noise = run.config.get("noise", {})
     kind, rate = noise.get("kind", "?"), noise.get("labels") or noise.get("rate", "")
     date = str(run.environment.get("started") or "date unknown")[:16].replace("T", " ")
-    facts = (date, f"{len(run.ids):,} training rows", f"{len(run.class_names)} classes", f"noise: {kind} {rate}")
+    facts = (
+        date,
+        f"{len(run.ids):,} training rows",
+        f"{len(run.class_names)} classes",
+        f"noise: {kind} {rate}",
+    )
     return f'<h1>{escape(_title(run))}</h1><p class="muted">{escape(" · ".join(facts))}</p>'
 
 
 def _tiles(run: Run) -> str:
     value, rows = run.value, len(run.ids)
-    undefined = NO_TRUTH if run.truth is None else "no contrast: every label is right, or every one wrong"
-    issue = {part: decimal(value(f"label_issue_{part}"), "") for part in ("auprc", "f1", "precision", "recall")}
+    undefined = (
+        NO_TRUTH if run.truth is None else "no contrast: every label is right, or every one wrong"
+    )
+    issue = {
+        part: decimal(value(f"label_issue_{part}"), "")
+        for part in ("auprc", "f1", "precision", "recall")
+    }
     best, best_epoch = percent(value("test_accuracy_best"), "not evaluated"), value("best_epoch")
     best += "" if best_epoch is None else f" at epoch {best_epoch:.0f}"
     at_best = percent(value("test_accuracy_at_best_validation"), "no validation split")
@@ -126,10 +140,16 @@ def _tiles(run: Run) -> str:
             percent(value("noise_rate_estimated"), "this method estimates none"),
             f"actual {percent(value('noise_rate_actual'), NO_TRUTH)}",
         ),
-        tile("Flagged labels", f"{run.flagged.sum():,}", f"{percent(run.flagged.mean())} of {rows:,} training rows"),
+        tile(
+            "Flagged labels",
+            f"{run.flagged.sum():,}",
+            f"{percent(run.flagged.mean())} of {rows:,} training rows",
+        ),
         tile(
             "Label accuracy, before → after",
-            unknown(NO_TRUTH) if after is None else f"{percent(before, NO_TRUTH, 1)} → {percent(after, '', 1)}",
+            unknown(NO_TRUTH)
+            if after is None
+            else f"{percent(before, NO_TRUTH, 1)} → {percent(after, '', 1)}",
             "after taking the suggestion in every flagged row",
         ),
         tile(
@@ -168,7 +188,11 @@ def _detection(run: Run, figures: str) -> str:
     rows = []
     for name, ranking in run.rankings.items():
         found = run.wrong[np.argsort(-ranking, kind="stable")[:wrong]].mean()
-        numbers = (roc_auc_score(run.wrong, ranking), average_precision_score(run.wrong, ranking), found)
+        numbers = (
+            roc_auc_score(run.wrong, ranking),
+            average_precision_score(run.wrong, ranking),
+            found,
+        )
         rows.append([escape(name), *(f"{number:.3f}" for number in numbers), f"{1 - found:.3f}"])
     caught = run.flagged & run.wrong
     right = float(np.mean(run.suggested[caught] == run.truth[caught])) if caught.any() else None
@@ -197,10 +221,17 @@ def _scores(run: Run, figures: str) -> str:
 def _confusion(run: Run, figures: str) -> str:
     counts = plots.count_pairs(run.given, run.corrected, len(run.class_names))
     np.fill_diagonal(counts, 0)
-    largest = [np.unravel_index(i, counts.shape) for i in np.argsort(-counts, axis=None, kind="stable")[:10]]
+    largest = [
+        np.unravel_index(i, counts.shape)
+        for i in np.argsort(-counts, axis=None, kind="stable")[:10]
+    ]
     names = [escape(name) for name in run.class_names]
     rows = [(names[g], names[s], f"{counts[g, s]:,}") for g, s in largest if counts[g, s]]
-    frequent = table(("given", "suggested", "rows"), rows, text_columns=2) if rows else unknown("no row is flagged")
+    frequent = (
+        table(("given", "suggested", "rows"), rows, text_columns=2)
+        if rows
+        else unknown("no row is flagged")
+    )
     return f"""<h2>Which classes are confused</h2>
 <p>Corrected label: the suggestion where flagged, the given label elsewhere; every row off the diagonal is flagged.
 The transition is the share of given labels within each corrected{" (or true)" if run.truth is not None else ""} class;
@@ -218,7 +249,12 @@ def _classes(run: Run) -> str:
     for k, name in enumerate(run.class_names):
         own = run.given == k
         total, flagged = int(own.sum()), int((own & run.flagged).sum())
-        row = [escape(name), f"{total:,}", f"{flagged:,}", "–" if not total else f"{100 * flagged / total:.1f} %"]
+        row = [
+            escape(name),
+            f"{total:,}",
+            f"{flagged:,}",
+            "–" if not total else f"{100 * flagged / total:.1f} %",
+        ]
         row.append("–" if accuracy[k] is None else f"{100 * float(accuracy[k]):.1f} %")
         if run.wrong is not None:
             wrong, caught = int((own & run.wrong).sum()), int((own & run.wrong & run.flagged).sum())
@@ -236,8 +272,15 @@ def _classes(run: Run) -> str:
 def _gallery(run: Run) -> str:
     cells = []
     for row, image in zip(run.gallery_rows, run.gallery_images, strict=True):
-        name = {k: escape(run.class_names[labels[row]]) for k, labels in (("given", run.given), ("to", run.suggested))}
-        lines = [f"<b>{escape(run.ids[row])}</b>", f"{name['given']} → {name['to']}", f"quality {run.quality[row]:.3f}"]
+        name = {
+            k: escape(run.class_names[labels[row]])
+            for k, labels in (("given", run.given), ("to", run.suggested))
+        }
+        lines = [
+            f"<b>{escape(run.ids[row])}</b>",
+            f"{name['given']} → {name['to']}",
+            f"quality {run.quality[row]:.3f}",
+        ]
         if run.wrong is not None:
             truth = escape(run.class_names[run.truth[row]])
             verdict = f"✗ truly wrong: {truth}" if run.wrong[row] else "✓ given label is right"
@@ -246,7 +289,11 @@ def _gallery(run: Run) -> str:
         size = ' class="small"' if max(image.shape) <= THUMBNAIL else ""
         picture = f'<img{size} src="{source}" alt="row {escape(run.ids[row])}">'
         cells.append(f"<figure>{picture}{'<br>'.join(lines)}</figure>")
-    wall = f'<div class="wall">{"".join(cells)}</div>' if cells else f"<p>{unknown('the run kept no image')}</p>"
+    wall = (
+        f'<div class="wall">{"".join(cells)}</div>'
+        if cells
+        else f"<p>{unknown('the run kept no image')}</p>"
+    )
     return f"<h2>The worst labels</h2><p>Id, given → suggested label, label quality; worst first.</p>{wall}"
 
 
@@ -262,9 +309,17 @@ def _thumbnail(image: np.ndarray) -> bytes:
 
 
 def _configuration(run: Run) -> str:
-    config = [(f"<code>{escape(k)}</code>", escape(_text(v))) for k, v in flatten(run.config).items()]
-    environment = [(f"<code>{escape(k)}</code>", escape(_text(v))) for k, v in flatten(run.environment).items()]
-    found = [(name, text) for name, text in ARTEFACTS.items() if (run.workdir / name).exists() or name == "plots"]
+    config = [
+        (f"<code>{escape(k)}</code>", escape(_text(v))) for k, v in flatten(run.config).items()
+    ]
+    environment = [
+        (f"<code>{escape(k)}</code>", escape(_text(v))) for k, v in flatten(run.environment).items()
+    ]
+    found = [
+        (name, text)
+        for name, text in ARTEFACTS.items()
+        if (run.workdir / name).exists() or name == "plots"
+    ]
     files = [(f"<code>{escape(name)}</code>", escape(text)) for name, text in found]
     return f"""<h2>How it was made</h2>
 <div class="columns">

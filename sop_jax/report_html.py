@@ -71,7 +71,9 @@ def page(title: str, body: str) -> str:
 
 
 def unknown(reason: str) -> str:
-    """An en dash with the reason why there is no value; "" where the reason already stands beside it."""
+    """An en dash with the reason why there is no value; "" where the reason already stands beside
+    it.
+    """
     return f"– <small>({escape(reason)})</small>" if reason else "–"
 
 
@@ -88,11 +90,15 @@ def decimal(value: float | None, reason: str) -> str:
 def tile(heading: str, value: str, *notes: str) -> str:
     """A headline number. `value` and `notes` are HTML already."""
     lines = "".join(f"<small>{note}</small>" for note in notes)
-    return f'<div class="tile"><span class="muted">{escape(heading)}</span><b>{value}</b>{lines}</div>'
+    return (
+        f'<div class="tile"><span class="muted">{escape(heading)}</span><b>{value}</b>{lines}</div>'
+    )
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int = 1) -> str:
-    """A scrolling table, numbers right-aligned after the first `text_columns`. Cells are HTML already."""
+    """A scrolling table, numbers right-aligned after the first `text_columns`. Cells are HTML
+    already.
+    """
 
     def cell(tag: str, i: int, content: str) -> str:
         return f"<{tag}{'' if i < text_columns else ' class=n'}>{content}</{tag}>"

@@ -1,4 +1,6 @@
-"""Reads back what a run left in its workdir (design.md, section 5): the input of the report and of the comparison."""
+"""Reads back what a run left in its workdir (design.md, section 5): the input of the report and of
+the comparison.
+"""
 
 import csv
 import json
@@ -18,7 +20,9 @@ CSV_COLUMNS = ("id", "given_label", "predicted_label", "label_quality", "is_labe
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. Arrays over the n training rows stand in the order of label_issues.csv: worst label first."""
+    """A finished run. Arrays over the n training rows stand in the order of label_issues.csv: worst
+    label first.
+    """
 
     workdir: Path
     config: dict
@@ -50,7 +54,9 @@ class Run:
 
     @property
     def rankings(self) -> dict[str, np.ndarray]:
-        """The noise score and its two sources alone, float64 [n] each, the larger the likelier a wrong label."""
+        """The noise score and its two sources alone, float64 [n] each, the larger the likelier a
+        wrong label.
+        """
         found = {"score": self.score, "margin alone": -self.margin}
         return found if self.u_squared is None else found | {"u² alone": self.u_squared}
 
@@ -60,7 +66,9 @@ class Run:
 
 
 def seed_folders(workdir: Path, seeds: Sequence[int]) -> list[Path]:
-    """The folder of each seed's files: `workdir` itself for one seed, `workdir/seed_<seed>` for several."""
+    """The folder of each seed's files: `workdir` itself for one seed, `workdir/seed_<seed>` for
+    several.
+    """
     return [workdir] if len(seeds) == 1 else [workdir / f"seed_{seed}" for seed in seeds]
 
 
@@ -74,7 +82,9 @@ def read_run(workdir: str | Path) -> Run:
     config, environment, summary = read_config_and_summary(folder, "run.json")
     if "seeds" in summary:
         own = seed_folders(folder, summary["seeds"])
-        raise UserError(f"{folder}: holds {len(own)} seeds, each a run with its own page; give one, such as {own[0]}")
+        raise UserError(
+            f"{folder}: holds {len(own)} seeds, each a run with its own page; give one, such as {own[0]}"
+        )
     names = summary.get("class_names")
     if not isinstance(names, list) or not names:
         raise _damaged(folder / "summary.json", "class_names is not a list of names")
@@ -85,12 +95,17 @@ def read_run(workdir: str | Path) -> Run:
     predictions = folder / "predictions.npz"
     arrays = _read_arrays(predictions, ("train_id", "noise_score", "train_margin"), ("u_squared",))
     rows = _positions(arrays.pop("train_id"), ids, predictions)
-    diagnostics = {key: _one_per_row(array, rows, key, predictions) for key, array in arrays.items()}
+    diagnostics = {
+        key: _one_per_row(array, rows, key, predictions) for key, array in arrays.items()
+    }
 
     labels = folder / "labels.npz"
     arrays = _read_arrays(labels, ("id", "given_label"), ("true_label",))
     rows = _positions(arrays.pop("id"), ids, labels)
-    arrays = {key: _one_per_row(array, rows, key, labels).astype(np.int32) for key, array in arrays.items()}
+    arrays = {
+        key: _one_per_row(array, rows, key, labels).astype(np.int32)
+        for key, array in arrays.items()
+    }
     truth = arrays.get("true_label")
     if np.any(arrays["given_label"] != issues["given_label"]):
         raise _damaged(labels, "given_label disagrees with label_issues.csv")
@@ -102,7 +117,10 @@ def read_run(workdir: str | Path) -> Run:
     images = arrays["image"]
     fits = images.ndim == 4 and images.shape[-1] in (1, 3) and len(images) == len(arrays["id"])
     if not fits or images.dtype != np.uint8:
-        raise _damaged(gallery, f"image is {images.dtype} {images.shape}, wanted uint8 [G,H,W,1 or 3] and as many ids")
+        raise _damaged(
+            gallery,
+            f"image is {images.dtype} {images.shape}, wanted uint8 [G,H,W,1 or 3] and as many ids",
+        )
     return Run(
         workdir=folder,
         config=config,
@@ -125,7 +143,8 @@ def read_run(workdir: str | Path) -> Run:
 
 
 def read_config_and_summary(folder: Path, *others: str) -> tuple[dict, ...]:
-    """Returns config.json, any other JSON files named, and summary.json, which only a finished run has.
+    """Returns config.json, any other JSON files named, and summary.json, which only a finished run
+    has.
 
     Raises:
         UserError: as `read_run`.
@@ -153,18 +172,26 @@ def flatten(config: dict, prefix: str = "") -> dict:
     """Returns the nested configuration as {'optimizer.learning_rate': 0.1, ...}."""
     flat = {}
     for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
 def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(f"{path}: damaged ({reason}); restore the file, or train again in an empty --workdir")
+    return UserError(
+        f"{path}: damaged ({reason}); restore the file, or train again in an empty --workdir"
+    )
 
 
 def _require(path: Path) -> Path:
     if not path.is_file():
         hint = "the run has not finished: start it again with the same --workdir"
-        raise UserError(f"{path}: no such file; {hint if path.name == 'summary.json' else 'not the folder of a run?'}")
+        raise UserError(
+            f"{path}: no such file; {hint if path.name == 'summary.json' else 'not the folder of a run?'}"
+        )
     return path
 
 
@@ -191,10 +218,16 @@ def _read_epochs(path: Path) -> list[dict]:
     return epochs
 
 
-def _read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def _read_arrays(
+    path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
     try:
         with np.load(_require(path), allow_pickle=False) as file:
-            return {key: file[key] for key in (*required, *optional) if key in required or key in file.files}
+            return {
+                key: file[key]
+                for key in (*required, *optional)
+                if key in required or key in file.files
+            }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, error) from error
 
@@ -212,7 +245,15 @@ def _read_issues(path: Path, names: tuple[str, ...]) -> dict:
             where = [header.index(column) for column in CSV_COLUMNS]
             for line, cells in enumerate(reader, start=2):  # noqa: B007 (named in the error below)
                 name, given, suggested, quality, flag = (cells[i] for i in where)
-                rows.append((name, number_of[given], number_of[suggested], float(quality), flags[flag.lower()]))
+                rows.append(
+                    (
+                        name,
+                        number_of[given],
+                        number_of[suggested],
+                        float(quality),
+                        flags[flag.lower()],
+                    )
+                )
     except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
         raise _damaged(path, f"line {line}: {error}") from error
     if not rows:
@@ -231,7 +272,9 @@ def _positions(ids, wanted, path: Path) -> np.ndarray:
     try:
         return np.array([position[name] for name in wanted], dtype=np.int64)
     except KeyError as error:
-        raise _damaged(path, f"id {error} is in only one of this file and label_issues.csv") from error
+        raise _damaged(
+            path, f"id {error} is in only one of this file and label_issues.csv"
+        ) from error
 
 
 def _one_per_row(array: np.ndarray, rows: np.ndarray, key: str, path: Path) -> np.ndarray:

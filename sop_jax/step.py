@@ -1,7 +1,7 @@
 """The training step: gather rows, differentiate, update, project, scatter. State in, state out.
 
-Plain single-device code: shardings are stated once, on the state and on the index arrays, by `compile_steps`. Nothing
-of size N is created in a step; donated, the table is updated in place.
+Plain single-device code: shardings are stated once, on the state and on the index arrays, by
+`compile_steps`. Nothing of size N is created in a step; donated, the table is updated in place.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,18 @@ from sop_jax.models.api import Model
 
 
 class Resident(NamedTuple):
-    """A training set that lives on the devices, replicated, so that picking a batch moves nothing between them."""
+    """A training set that lives on the devices, replicated, so that picking a batch moves nothing
+    between them.
+    """
 
     images: jax.Array  # [N, H, W, C] uint8
     labels: jax.Array  # [N] int32, the given labels
 
 
 class Sums(NamedTuple):
-    """Running sums of the epoch; in the state, so that a run killed inside an epoch loses none of them."""
+    """Running sums of the epoch; in the state, so that a run killed inside an epoch loses none of
+    them.
+    """
 
     loss: jax.Array  # sum over steps of the batch loss
     steps: jax.Array  # number of steps
@@ -38,7 +42,9 @@ class Sums(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes. `table` and `tracker` are sharded by rows, the rest is replicated."""
+    """Everything that training changes. `table` and `tracker` are sharded by rows, the rest is
+    replicated.
+    """
 
     step: jax.Array  # int32, updates done
     params: tuple  # one tree per network
@@ -48,7 +54,8 @@ class TrainState(NamedTuple):
     tracker: dict  # rows kept for every method, see `track`
     shared: Any  # the method's small replicated state
     sums: Sums
-    key: jax.Array  # typed key of the run; never changes, folded with the step, the epoch and the row
+    # typed key of the run; never changes, folded with the step, the epoch and the row
+    key: jax.Array
 
 
 def epoch_sums() -> Sums:
@@ -62,16 +69,21 @@ def init_tracker(num_rows: int, num_classes: int, track_predictions: bool = True
     return rows | {"probs": jnp.zeros((num_rows, num_classes))} if track_predictions else rows
 
 
-def track(rows: dict, logits: jax.Array, labels: jax.Array, epoch: jax.Array, window_start: int) -> dict:
-    """Updates the tracker's rows from the weak view's training logits [B, K], for every method alike.
+def track(
+    rows: dict, logits: jax.Array, labels: jax.Array, epoch: jax.Array, window_start: int
+) -> dict:
+    """Updates the tracker's rows from the weak view's training logits [B, K], for every method
+    alike.
 
-    margin [B, 1]: mean over epochs of the given label's logit minus the largest other (AUM, Pleiss et al. 2020).
-    probs [B, K], if kept: mean over the epochs from `window_start` on of softmax(logits); before that, the latest.
-    prediction [B, 1]: int32, the latest argmax.
+    margin [B, 1]: mean over epochs of the given label's logit minus the largest other (AUM, Pleiss
+    et al. 2020). probs [B, K], if kept: mean over the epochs from `window_start` on of
+    softmax(logits); before that, the latest. prediction [B, 1]: int32, the latest argmax.
     """
     logits = jax.lax.stop_gradient(logits)
     given = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    margin = jnp.max(jnp.where(given, logits, -jnp.inf), -1) - jnp.max(jnp.where(given, -jnp.inf, logits), -1)
+    margin = jnp.max(jnp.where(given, logits, -jnp.inf), -1) - jnp.max(
+        jnp.where(given, -jnp.inf, logits), -1
+    )
     tracked = {
         "margin": rows["margin"] + (margin[:, None] - rows["margin"]) / (epoch + 1),
         "prediction": jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32),
@@ -121,8 +133,10 @@ def make_step(
     """The step as a pure function (state, batch) -> (state, metrics).
 
     Args:
-      apply: (params, model_state, images [M,H,W,C], train) -> (logits [M,K], model_state), as `Model.apply`.
-      optimizer: made by `make_optimizer`, over {"network": params, "rows": trained rows of the batch}.
+      apply: (params, model_state, images [M,H,W,C], train) -> (logits [M,K], model_state), as
+        `Model.apply`.
+      optimizer: made by `make_optimizer`, over {"network": params, "rows": trained rows of the
+        batch}.
       steps_per_epoch: the step number divided by it is the epoch.
       window_start: first epoch of the tracker's mean prediction.
 
@@ -150,9 +164,15 @@ def make_step(
         variables = optax.apply_updates(variables, updates)
         rows = method.update_rows({**fixed, **variables["rows"]}, out)
 
-        tracked = track(tables.gather(state.tracker, batch.index), out.logits, batch.label, epoch, window_start)
-        correct = jnp.sum(batch.weight * (tracked["prediction"][:, 0] == batch.label)).astype(jnp.int32)
-        sums = jax.tree.map(lambda s: jnp.where(state.step % steps_per_epoch == 0, 0, s), state.sums)
+        tracked = track(
+            tables.gather(state.tracker, batch.index), out.logits, batch.label, epoch, window_start
+        )
+        correct = jnp.sum(batch.weight * (tracked["prediction"][:, 0] == batch.label)).astype(
+            jnp.int32
+        )
+        sums = jax.tree.map(
+            lambda s: jnp.where(state.step % steps_per_epoch == 0, 0, s), state.sums
+        )
         return TrainState(
             step=state.step + 1,
             params=variables["network"],
@@ -183,10 +203,14 @@ def make_batch(
     index: jax.Array,
     num_rows: int,
 ) -> Batch:
-    """Builds a batch on the devices from example numbers and table indices, both int32 [B] (see data/pipeline.py)."""
+    """Builds a batch on the devices from example numbers and table indices, both int32 [B] (see
+    data/pipeline.py).
+    """
     key = jax.random.fold_in(key, 1)
     keys = augmentation.example_keys(key, epoch, example)
-    mirror = augmentation.alternating_mirror(key, epoch, example) if augment.alternating_flip else None
+    mirror = (
+        augmentation.alternating_mirror(key, epoch, example) if augment.alternating_flip else None
+    )
     return Batch(
         image=augmentation.views(augment, keys, resident.images[example], num_views, mirror),
         label=resident.labels[example],
@@ -197,10 +221,16 @@ def make_batch(
 
 def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
     """Sharding of every leaf: the field's name decides. `abstract` comes from `jax.eval_shape`."""
-    by_field = {name: meshes.rows(mesh) if name in ("table", "tracker") else meshes.replicated(mesh)
-                for name in TrainState._fields}
-    return TrainState(*(jax.tree.map(lambda _, s=by_field[name]: s, leaf)
-                        for name, leaf in zip(TrainState._fields, abstract, strict=True)))
+    by_field = {
+        name: meshes.rows(mesh) if name in ("table", "tracker") else meshes.replicated(mesh)
+        for name in TrainState._fields
+    }
+    return TrainState(
+        *(
+            jax.tree.map(lambda _, s=by_field[name]: s, leaf)
+            for name, leaf in zip(TrainState._fields, abstract, strict=True)
+        )
+    )
 
 
 def compile_init(init: Callable, shardings: TrainState) -> Callable:
@@ -211,7 +241,9 @@ def compile_init(init: Callable, shardings: TrainState) -> Callable:
 def step_from_plan(
     step: Callable, augment: augmentation.Augment, num_views: int, steps_per_epoch: int
 ) -> Callable:
-    """The step with the making of its batch: (state, resident, example [B], index [B]) -> (state, loss)."""
+    """The step with the making of its batch: (state, resident, example [B], index [B]) -> (state,
+    loss).
+    """
 
     def one(state: TrainState, resident: Resident, example: jax.Array, index: jax.Array):
         num_rows = jax.tree.leaves(state.tracker)[0].shape[0]
@@ -224,7 +256,8 @@ def step_from_plan(
 
 
 def repeated(one: Callable) -> Callable:
-    """Any step `one` from plans to a run of S of them: (state, resident, example [S, ...], index) -> (state, losses).
+    """Any step `one` from plans to a run of S of them: (state, resident, example [S, ...], index)
+    -> (state, losses).
 
     On the CPU keep S = 1: XLA:CPU runs a convolution inside a loop body about 40 times slower.
     """
@@ -241,7 +274,8 @@ def repeated(one: Callable) -> Callable:
 def compile_steps(run: Callable, shardings: Any, mesh: Mesh, leading: int = 1) -> Callable:
     """Jits `run` of `repeated`, one device call for its S steps; the old state is donated, so dead.
 
-    `shardings` is a tree like the state; `leading` says how many axes a plan has before the batch's.
+    `shardings` is a tree like the state; `leading` says how many axes a plan has before the
+    batch's.
     """
     copied, split = meshes.replicated(mesh), meshes.columns(mesh, leading)
     return jax.jit(

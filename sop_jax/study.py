@@ -1,7 +1,7 @@
 """The folder of a theory task: arrays part by part, figures, and a summary written last.
 
-A part is saved whole when it is done, so the same command after a kill computes only what is missing; figures and
-summary are made from the saved arrays, and so are the same either way.
+A part is saved whole when it is done, so the same command after a kill computes only what is
+missing; figures and summary are made from the saved arrays, and so are the same either way.
 """
 
 import contextlib
@@ -43,8 +43,11 @@ class Study:
         for name in ("arrays", "plots"):
             (workdir / name).mkdir(exist_ok=True)
 
-    def part(self, name: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays of `compute()`, saved as arrays/<name>.npz; if that file is there, those in it instead.
+    def part(
+        self, name: str, compute: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays of `compute()`, saved as arrays/<name>.npz; if that file is there, those in it
+        instead.
 
         A damaged file is computed anew. `compute` must be a function of the config alone.
         """
@@ -76,7 +79,9 @@ class Study:
         say(f"figure: {path}")
 
     def finish(self, summary: dict) -> None:
-        """Writes summary.json: the task, the seed, the seconds of each part, and `summary` (plain JSON types)."""
+        """Writes summary.json: the task, the seed, the seconds of each part, and `summary` (plain
+        JSON types).
+        """
         facts = {"task": self._config.task, "seed": self._config.seed, "seconds": self._seconds}
         folders.write_json(self.workdir / "summary.json", facts | summary)
         say(f"summary: {self.workdir}/summary.json")
@@ -84,7 +89,8 @@ class Study:
 
 @contextlib.contextmanager
 def opened(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Study | None]:
-    """Locks and claims the folder of a study and writes its config.json and run.json; None where it is finished.
+    """Locks and claims the folder of a study and writes its config.json and run.json; None where it
+    is finished.
 
     Raises:
       UserError: the folder is in use, cannot be written, or holds a study of another config.
@@ -92,13 +98,20 @@ def opened(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Study | None]:
     with folders.locked(workdir):
         saved = folders.read_json(workdir / "config.json", "restore it or name another --workdir")
         if saved is not None:
-            changed = [f"{name} (was {old!r}, now {new!r})" for name, old, new
-                       in configs.differences(saved, config, ConfigDict()) if name != "compilation_cache"]
+            changed = [
+                f"{name} (was {old!r}, now {new!r})"
+                for name, old, new in configs.differences(saved, config, ConfigDict())
+                if name != "compilation_cache"
+            ]
             if changed:
-                raise UserError(f"--workdir={workdir} belongs to a run with another config: {'; '.join(changed)}; "
-                                "use its values or name another --workdir")
+                raise UserError(
+                    f"--workdir={workdir} belongs to a run with another config: {'; '.join(changed)}; "
+                    "use its values or name another --workdir"
+                )
             if (workdir / "summary.json").exists():
-                say(f"{workdir} is already finished; nothing to do. See {workdir}/summary.json and {workdir}/plots")
+                say(
+                    f"{workdir} is already finished; nothing to do. See {workdir}/summary.json and {workdir}/plots"
+                )
                 yield None
                 return
         folders.write_json(workdir / "config.json", config.to_dict())

@@ -1,13 +1,15 @@
-"""Per-example state: any pytree whose leaves have one row per training example, sharded over the mesh by rows.
+"""Per-example state: any pytree whose leaves have one row per training example, sharded over the
+mesh by rows.
 
-This is the only module that knows how rows are stored. The table is padded to a multiple of 256 rows, whatever the
-number of devices, so that a checkpoint written on 8 devices restores on 1.
+This is the only module that knows how rows are stored. The table is padded to a multiple of 256
+rows, whatever the number of devices, so that a checkpoint written on 8 devices restores on 1.
 
-bfloat16 leaves are stored as their bits, uint16: XLA:CPU would scatter bfloat16 by way of a float32 copy of the whole
-table. `gather` and `values` give such rows back as float32: it is a way to store rows, not to compute with them.
+bfloat16 leaves are stored as their bits, uint16: XLA:CPU would scatter bfloat16 by way of a float32
+copy of the whole table. `gather` and `values` give such rows back as float32: it is a way to store
+rows, not to compute with them.
 
-A padded batch entry carries the index `num_rows(table)`: it reads zeros and writes nothing. (An index of -1 would wrap
-to the last row, even with mode="drop".)
+A padded batch entry carries the index `num_rows(table)`: it reads zeros and writes nothing. (An
+index of -1 would wrap to the last row, even with mode="drop".)
 """
 
 from typing import Any
@@ -50,12 +52,16 @@ def values(table: Rows) -> Rows:
 
 
 def gather(table: Rows, index: jax.Array) -> Rows:
-    """Rows of a batch: leaves [N_padded, ...] and index int32 [B] -> leaves [B, ...]; padded entries read zeros."""
+    """Rows of a batch: leaves [N_padded, ...] and index int32 [B] -> leaves [B, ...]; padded
+    entries read zeros.
+    """
     return values(jax.tree.map(lambda leaf: leaf.at[index].get(mode="fill", fill_value=0), table))
 
 
 def scatter(table: Rows, index: jax.Array, rows: Rows) -> Rows:
-    """Writes leaves [B, ...] back at index int32 [B], whose real entries are unique; padded entries are dropped."""
+    """Writes leaves [B, ...] back at index int32 [B], whose real entries are unique; padded entries
+    are dropped.
+    """
 
     def put(leaf, row):
         dtype = jnp.bfloat16 if leaf.dtype == jnp.uint16 else leaf.dtype

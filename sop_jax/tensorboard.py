@@ -1,4 +1,6 @@
-"""TensorBoard events by tensorboardX, without TensorFlow; left out with one warning where it is not installed."""
+"""TensorBoard events by tensorboardX, without TensorFlow; left out with one warning where it is not
+installed.
+"""
 
 import logging
 import pathlib
@@ -25,7 +27,9 @@ class Events:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            log.warning("tensorboardX is not installed: no TensorBoard events (metrics.jsonl has the same numbers)")
+            log.warning(
+                "tensorboardX is not installed: no TensorBoard events (metrics.jsonl has the same numbers)"
+            )
             return
         self._writer = SummaryWriter(str(folder))
         for row in history:

@@ -20,8 +20,18 @@ from ml_collections import ConfigDict
 from sop_jax.config import changed_fields
 from sop_jax.errors import UserError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "ml-collections")
-DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)  # what np.load and its arrays raise
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tensorflow-datasets",
+    "ml-collections",
+)
+# what np.load and its arrays raise
+DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
@@ -74,7 +84,9 @@ def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
 
 
 def read_json(path: pathlib.Path, mend: str) -> dict | None:
-    """The file's object, or None where there is no file; `mend` says what to do where it is damaged."""
+    """The file's object, or None where there is no file; `mend` says what to do where it is
+    damaged.
+    """
     if not path.exists():
         return None
     try:
@@ -87,28 +99,38 @@ def read_json(path: pathlib.Path, mend: str) -> dict | None:
 
 
 def claim(
-    workdir: pathlib.Path, config: ConfigDict, requested: ConfigDict, labels: Mapping[pathlib.Path, str]
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    requested: ConfigDict,
+    labels: Mapping[pathlib.Path, str],
 ) -> bool:
-    """Saves the resolved config, unless the folder holds the finished run of this config: then returns True.
+    """Saves the resolved config, unless the folder holds the finished run of this config: then
+    returns True.
 
     Args:
       workdir: the locked folder.
       config: the resolved config. requested: the same before its open fields were filled in.
-      labels: hash of the given labels that go with each seed's folder (`workdir` itself, for one seed).
+      labels: hash of the given labels that go with each seed's folder (`workdir` itself, for one
+        seed).
 
     Raises:
-      UserError: the folder belongs to a run with another config or other labels. Nothing was changed in it.
+      UserError: the folder belongs to a run with another config or other labels. Nothing was
+        changed in it.
     """
     saved = read_json(workdir / "config.json", "restore it or name another --workdir")
     changed = changed_fields(saved, config, requested) if saved is not None else []
     if changed:
-        raise UserError(f"--workdir={workdir} belongs to a run with another config: {'; '.join(changed)}; "
-                        "use its values or name another --workdir")
+        raise UserError(
+            f"--workdir={workdir} belongs to a run with another config: {'; '.join(changed)}; "
+            "use its values or name another --workdir"
+        )
     for own, sha256 in labels.items():
         was = _labels_sha256(own / "labels.npz")
         if was not in (None, sha256):
-            raise UserError(f"the given labels are not those that {own} was trained on (sha256 {sha256[:12]}, "
-                            f"was {was[:12]}); restore the data or name another --workdir")
+            raise UserError(
+                f"the given labels are not those that {own} was trained on (sha256 {sha256[:12]}, "
+                f"was {was[:12]}); restore the data or name another --workdir"
+            )
     summary = read_json(workdir / "summary.json", "delete it and the same command writes it anew")
     if saved is not None and summary is not None and summary.get("epochs") == config.epochs:
         return True
@@ -118,7 +140,9 @@ def claim(
 
 
 def _labels_sha256(path: pathlib.Path) -> str | None:
-    """The hash that labels.npz holds; None where there is no such file, or a damaged one, which is written anew."""
+    """The hash that labels.npz holds; None where there is no such file, or a damaged one, which is
+    written anew.
+    """
     try:
         with np.load(path) as arrays:
             return str(arrays["sha256"])
@@ -135,15 +159,22 @@ def _version(package: str) -> str | None:
 def _git_commit() -> str | None:
     here = pathlib.Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
         return run.stdout.strip()
     return None
 
 
 def describe_run(config: ConfigDict) -> dict:
-    """What `run.json` holds: versions, devices, process count, git commit, seed and command line."""
+    """What `run.json` holds: versions, devices, process count, git commit, seed and command
+    line.
+    """
     return {
-        "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: _version(name) for name in PACKAGES},
+        },
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "process_count": jax.process_count(),
         "git_commit": _git_commit(),
@@ -157,7 +188,8 @@ def read_metrics(workdir: pathlib.Path, epochs: int) -> list[dict]:
     """The first `epochs` lines of metrics.jsonl, to which the file is cut back.
 
     Raises:
-      UserError: a line of these epochs is missing or damaged; later ones may be torn. The file is as it was.
+      UserError: a line of these epochs is missing or damaged; later ones may be torn. The file is
+        as it was.
     """
     path = workdir / "metrics.jsonl"
     lines = path.read_text(errors="replace").splitlines()[:epochs] if path.exists() else []
@@ -169,8 +201,10 @@ def read_metrics(workdir: pathlib.Path, epochs: int) -> list[dict]:
         except (IndexError, KeyError, TypeError, ValueError):
             whole = False
         if not whole:
-            raise UserError(f"{path}, line {epoch + 1}: missing or damaged, but the checkpoint is at epoch {epochs}; "
-                            "restore the file or name another --workdir")
+            raise UserError(
+                f"{path}, line {epoch + 1}: missing or damaged, but the checkpoint is at epoch {epochs}; "
+                "restore the file or name another --workdir"
+            )
     if jax.process_index() == 0:
         write_text(path, "".join(f"{line}\n" for line in lines))
     return history

@@ -1,4 +1,6 @@
-"""Writes the files of a finished run by arithmetic, for the tests of the report and of the comparison."""
+"""Writes the files of a finished run by arithmetic, for the tests of the report and of the
+comparison.
+"""
 
 import copy
 import csv
@@ -21,7 +23,9 @@ CONFIG = {
 
 
 def write_summary(workdir, config=None, **summary):
-    """Writes config.json and summary.json, all that the comparison reads. `config`: {'optimizer.learning_rate': .1}."""
+    """Writes config.json and summary.json, all that the comparison reads. `config`:
+    {'optimizer.learning_rate': .1}.
+    """
     full = copy.deepcopy(CONFIG)
     for key, value in (config or {}).items():
         *parents, leaf = key.split(".")
@@ -31,23 +35,39 @@ def write_summary(workdir, config=None, **summary):
         node[leaf] = value
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(full))
-    named = {"method": full["method"]["name"], "dataset": full["data"]["name"], "seed": full["seed"]}
+    named = {
+        "method": full["method"]["name"],
+        "dataset": full["data"]["name"],
+        "seed": full["seed"],
+    }
     (workdir / "summary.json").write_text(json.dumps(named | summary))
 
 
 def write_run(
-    workdir, rows=300, num_classes=10, channels=1, size=8, known=True, sop=True, epochs=12, seed=0, names=None
+    workdir,
+    rows=300,
+    num_classes=10,
+    channels=1,
+    size=8,
+    known=True,
+    sop=True,
+    epochs=12,
+    seed=0,
+    names=None,
 ):
     """Writes a whole run folder: 40 % wrong labels, a score that finds nearly all of them.
 
     Returns:
-        What the report should show: summary, given, truth, flagged, order (worst row first) and names.
+        What the report should show: summary, given, truth, flagged, order (worst row first) and
+          names.
     """
     rng = np.random.default_rng(seed)
     names = list(names or [f"class {k}" for k in range(num_classes)])
     truth = rng.integers(num_classes, size=rows)
     wrong = rng.random(rows) < 0.4
-    given = np.where(wrong, (truth + rng.integers(1, num_classes, size=rows)) % num_classes, truth).astype(np.int32)
+    given = np.where(
+        wrong, (truth + rng.integers(1, num_classes, size=rows)) % num_classes, truth
+    ).astype(np.int32)
     u_squared = np.where(wrong, rng.beta(8, 1.5, rows) * 1.1, 10.0 ** rng.uniform(-16, -2, rows))
     margin = np.where(wrong, rng.normal(-3, 2, rows), rng.normal(4, 2, rows))
     score = 1 / (1 + np.exp(margin / 2 - 4 * u_squared * sop))
@@ -87,7 +107,9 @@ def write_run(
         "class_names": names,
         **(truth_based if known else dict.fromkeys(truth_based)),
     }
-    write_summary(workdir, {"seed": seed, "method.name": "sop" if sop else "ce", "epochs": epochs}, **summary)
+    write_summary(
+        workdir, {"seed": seed, "method.name": "sop" if sop else "ce", "epochs": epochs}, **summary
+    )
     run = {
         "versions": {"jax": "0.10.2", "numpy": np.__version__},
         "devices": ["cpu:0"],
@@ -113,12 +135,21 @@ def write_run(
                 "seconds": 0.1,
             }
             if known:
-                record |= {"train_accuracy_true": 0.1 + 0.8 * rise, "label_issue_auroc": 0.5 + 0.48 * rise}
+                record |= {
+                    "train_accuracy_true": 0.1 + 0.8 * rise,
+                    "label_issue_auroc": 0.5 + 0.48 * rise,
+                }
             file.write(json.dumps(record) + "\n")
 
-    arrays = {"id": ids, "given_label": given, "sha256": hashlib.sha256(given.astype("<i4").tobytes()).hexdigest()}
+    arrays = {
+        "id": ids,
+        "given_label": given,
+        "sha256": hashlib.sha256(given.astype("<i4").tobytes()).hexdigest(),
+    }
     arrays |= {"true_label": truth.astype(np.int32)} if known else {}
-    np.savez(workdir / "labels.npz", train_rows=np.arange(rows), validation_rows=np.arange(0), **arrays)
+    np.savez(
+        workdir / "labels.npz", train_rows=np.arange(rows), validation_rows=np.arange(0), **arrays
+    )
     probabilities = np.full((rows, num_classes), 1 / num_classes, np.float32)
     np.savez(
         workdir / "predictions.npz",
@@ -136,10 +167,23 @@ def write_run(
         header = ["id", "given_label", "predicted_label", "label_quality", "is_label_issue"]
         writer.writerow(header + ["true_label"] * known)
         for i in order:
-            row = [ids[i], names[given[i]], names[suggested[i]], f"{1 - score[i]:.6f}", bool(flagged[i])]
+            row = [
+                ids[i],
+                names[given[i]],
+                names[suggested[i]],
+                f"{1 - score[i]:.6f}",
+                bool(flagged[i]),
+            ]
             writer.writerow(row + [names[truth[i]]] * known)
     worst = order[:100]
     grid = np.linspace(0, 200, size * size).reshape(1, size, size, 1)
     images = (grid + rng.integers(0, 55, (len(worst), size, size, channels))).astype(np.uint8)
     np.savez(workdir / "gallery.npz", id=ids[worst], image=images)
-    return {"summary": summary, "given": given, "truth": truth, "flagged": flagged, "order": order, "names": names}
+    return {
+        "summary": summary,
+        "given": given,
+        "truth": truth,
+        "flagged": flagged,
+        "order": order,
+        "names": names,
+    }

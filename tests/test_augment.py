@@ -1,4 +1,6 @@
-"""The two training views: what may be drawn, and that a view depends on (seed, epoch, row) alone."""
+"""The two training views: what may be drawn, and that a view depends on (seed, epoch, row)
+alone.
+"""
 
 import dataclasses
 
@@ -67,7 +69,9 @@ def test_key_depends_on_seed_epoch_and_row():
     other_seed = jax.random.key_data(example_keys(jax.random.key(8), 0, jnp.arange(5)))
     assert (base != other_epoch).any(axis=1).all()
     assert (base != other_seed).any(axis=1).all()
-    chex.assert_trees_all_equal(base[3:], jax.random.key_data(example_keys(KEY, 0, jnp.array([3, 4]))))
+    chex.assert_trees_all_equal(
+        base[3:], jax.random.key_data(example_keys(KEY, 0, jnp.array([3, 4])))
+    )
 
 
 def test_crop_reaches_every_offset_equally_often_and_pads_with_black():
@@ -83,7 +87,8 @@ def test_crop_reaches_every_offset_equally_often_and_pads_with_black():
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     seen = np.zeros((5, 5), int)
     for crop in pixels(crops[:, 0]):
-        top, left = divmod(int(crop[2, 2, 0]) - 1, side)  # padded[top + 2, left + 2] is the crop's pixel (2, 2)
+        # padded[top + 2, left + 2] is the crop's pixel (2, 2)
+        top, left = divmod(int(crop[2, 2, 0]) - 1, side)
         np.testing.assert_array_equal(crop, padded[top : top + side, left : left + side])
         seen[top, left] += 1
     assert seen.sum() == count
@@ -123,15 +128,20 @@ def test_alternating_flips_show_both_sides_in_two_epochs():
     assert abs(weak[0].mean() - 0.5) < 0.05  # a row's first side is a fair coin
     for epoch in range(3):
         np.testing.assert_array_equal(weak[epoch], ~weak[epoch + 1])
-        assert 0.4 < (strong[epoch] == strong[epoch + 1]).mean() < 0.6  # the strong view's flips are drawn anew
+        # the strong view's flips are drawn anew
+        assert 0.4 < (strong[epoch] == strong[epoch + 1]).mean() < 0.6
     few = augment.alternating_mirror(KEY, 1, jnp.array([7, 3]))
-    np.testing.assert_array_equal(few, weak[1][[7, 3]])  # a function of the run's key, the epoch's parity and the row
+    # a function of the run's key, the epoch's parity and the row
+    np.testing.assert_array_equal(few, weak[1][[7, 3]])
     assert (augment.alternating_mirror(jax.random.key(8), 0, rows) != weak[0]).any()
 
 
 def test_cutout_zeroes_one_square_of_the_strong_view_only():
     count, side = 500, 6
-    images, keys = np.full((count, 16, 16, 1), 200, np.uint8), example_keys(KEY, 0, jnp.arange(count))
+    images, keys = (
+        np.full((count, 16, 16, 1), 200, np.uint8),
+        example_keys(KEY, 0, jnp.arange(count)),
+    )
     both = views(dataclasses.replace(PLAIN, cutout=side), keys, images, 2)
     weak, holes = both[:, 0], np.asarray(both[:, 1, ..., 0] == 0)
     assert (weak != 0).all()

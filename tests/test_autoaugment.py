@@ -24,7 +24,9 @@ GEOMETRIC_COEFFICIENTS = {
 @functools.cache
 def photographs() -> np.ndarray:
     """520 tiles uint8 [520, 32, 32, 3] of scikit-learn's two photographs."""
-    tiles = [p[:416, :640].reshape(13, 32, 20, 32, 3).swapaxes(1, 2) for p in load_sample_images().images]
+    tiles = [
+        p[:416, :640].reshape(13, 32, 20, 32, 3).swapaxes(1, 2) for p in load_sample_images().images
+    ]
     return np.concatenate(tiles).reshape(-1, 32, 32, 3)
 
 
@@ -37,7 +39,9 @@ def digits() -> np.ndarray:
 def pillow(name: str, value: float, image: np.ndarray) -> np.ndarray:
     source = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     if name in GEOMETRIC_COEFFICIENTS:
-        result = source.transform(source.size, Image.Transform.AFFINE, GEOMETRIC_COEFFICIENTS[name](value))
+        result = source.transform(
+            source.size, Image.Transform.AFFINE, GEOMETRIC_COEFFICIENTS[name](value)
+        )
     elif name == "Rotate":
         result = source.rotate(value)
     elif name in ("Contrast", "Brightness", "Color", "Sharpness"):
@@ -81,7 +85,9 @@ def test_every_operation_matches_pillow(name):
             assert_like_pillow(name, value, images)
 
 
-@pytest.mark.parametrize("name, value", [("Rotate", 12), ("Sharpness", 1.72), ("Equalize", 0), ("AutoContrast", 0)])
+@pytest.mark.parametrize(
+    "name, value", [("Rotate", 12), ("Sharpness", 1.72), ("Equalize", 0), ("AutoContrast", 0)]
+)
 def test_images_need_not_be_square(name, value):
     assert_like_pillow(name, value, photographs()[:60, :20])
 
@@ -89,14 +95,18 @@ def test_images_need_not_be_square(name, value):
 @pytest.mark.parametrize("low, high", [(0, 255), (7, 7), (3, 108), (100, 175), (0, 1), (254, 255)])
 def test_autocontrast_of_every_level_of_a_range_is_exactly_pillows(low, high):
     image = np.resize(np.arange(low, high + 1), 32 * 32).astype(np.uint8).reshape(1, 32, 32, 1)
-    np.testing.assert_array_equal(apply_op("AutoContrast", 0, image)[0], pillow("AutoContrast", 0, image[0]))
+    np.testing.assert_array_equal(
+        apply_op("AutoContrast", 0, image)[0], pillow("AutoContrast", 0, image[0])
+    )
 
 
 @pytest.mark.parametrize("level", range(10))
 def test_brightness_of_every_grey_level_is_exactly_pillows(level):
     image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     value = autoaugment.level_value("Brightness", level)
-    np.testing.assert_array_equal(apply_op("Brightness", value, image)[0], pillow("Brightness", value, image[0]))
+    np.testing.assert_array_equal(
+        apply_op("Brightness", value, image)[0], pillow("Brightness", value, image[0])
+    )
 
 
 def test_apply_op_is_apply_on_a_batch():
@@ -120,30 +130,54 @@ def test_policy_is_the_published_one():
     assert autoaugment.POLICY[13] == (("Brightness", 0.9, 6), ("Color", 0.2, 6))
     names = {name for sub_policy in autoaugment.POLICY for name, _, _ in sub_policy}
     assert names <= set(image_ops.NAMES)
-    assert [autoaugment.level_value("Posterize", level) for level in range(10)] == [4, 4, 4, 3, 3, 2, 2, 2, 1, 1]
-    assert [autoaugment.level_value("Solarize", level) for level in (0, 2, 5, 9)] == [256, 205, 128, 26]
+    assert [autoaugment.level_value("Posterize", level) for level in range(10)] == [
+        4,
+        4,
+        4,
+        3,
+        3,
+        2,
+        2,
+        2,
+        1,
+        1,
+    ]
+    assert [autoaugment.level_value("Solarize", level) for level in (0, 2, 5, 9)] == [
+        256,
+        205,
+        128,
+        26,
+    ]
     assert autoaugment.level_value("Rotate", 2) == 6
     assert autoaugment.level_value("TranslateY", 9) == 9
 
 
 def test_draws_follow_the_policys_probabilities():
     count = 50_000
-    sub_policies, variants = map(np.asarray, autoaugment.draw(jax.random.split(jax.random.key(0), count)))
+    sub_policies, variants = map(
+        np.asarray, autoaugment.draw(jax.random.split(jax.random.key(0), count))
+    )
     frequencies = np.bincount(sub_policies, minlength=25) / count
     np.testing.assert_allclose(frequencies, 1 / 25, atol=0.005)
     for number, sub_policy in enumerate(autoaugment.POLICY):
         chosen = variants[sub_policies == number]
         applied = (chosen != autoaugment.SKIPPED).mean(axis=0)
-        np.testing.assert_allclose(applied, [probability for _, probability, _ in sub_policy], atol=0.06)
+        np.testing.assert_allclose(
+            applied, [probability for _, probability, _ in sub_policy], atol=0.06
+        )
     mirrored = (variants == autoaugment.MIRRORED).sum() / (variants != autoaugment.SKIPPED).sum()
     assert abs(mirrored - 0.5) < 0.01
 
 
-@pytest.mark.parametrize("images", [photographs()[200:328], digits()[:128]], ids=["photographs", "digits"])
+@pytest.mark.parametrize(
+    "images", [photographs()[200:328], digits()[:128]], ids=["photographs", "digits"]
+)
 def test_autoaugment_does_what_was_drawn(images):
     keys = jax.random.split(jax.random.key(1), len(images))
     result = np.asarray(jax.jit(autoaugment.autoaugment)(keys, images))
-    for image, got, sub_policy, variant in zip(images, result, *map(np.asarray, autoaugment.draw(keys)), strict=True):
+    for image, got, sub_policy, variant in zip(
+        images, result, *map(np.asarray, autoaugment.draw(keys)), strict=True
+    ):
         for (name, _, level), choice in zip(autoaugment.POLICY[sub_policy], variant, strict=True):
             value = autoaugment.level_value(name, level)
             if choice == autoaugment.MIRRORED and name in image_ops.GEOMETRIC:

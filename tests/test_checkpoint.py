@@ -1,4 +1,6 @@
-"""Real Orbax checkpoints: exact round trips, other device counts, damage noticed, the last two and the best kept."""
+"""Real Orbax checkpoints: exact round trips, other device counts, damage noticed, the last two and
+the best kept.
+"""
 
 import shutil
 from typing import NamedTuple
@@ -56,7 +58,9 @@ def restore(workdir, devices=8):
 
 def same(a, b):
     plain = lambda s: s._replace(key=jax.random.key_data(s.key))  # noqa: E731
-    chex.assert_trees_all_equal(jax.tree.map(np.asarray, plain(a)), jax.tree.map(np.asarray, plain(b)))
+    chex.assert_trees_all_equal(
+        jax.tree.map(np.asarray, plain(a)), jax.tree.map(np.asarray, plain(b))
+    )
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -80,7 +84,9 @@ def test_saving_survives_donation(tmp_path):
     """The caller's next step may reuse the buffers while the files are still being written."""
     checkpoints = checkpoint.Checkpoints(tmp_path)
     state = make_state(1)
-    update = jax.jit(lambda s: s._replace(params=jax.tree.map(lambda x: x * 0 - 1, s.params)), donate_argnums=0)
+    update = jax.jit(
+        lambda s: s._replace(params=jax.tree.map(lambda x: x * 0 - 1, s.params)), donate_argnums=0
+    )
     checkpoints.save(state, {})
     for _ in range(20):
         state = update(state)
@@ -93,7 +99,9 @@ def files(folder):
 
 
 def damage_and_check(tmp_path, damage):
-    """After damage to step 2, restore gives a whole state: step 1, or step 2 where the file did not matter."""
+    """After damage to step 2, restore gives a whole state: step 1, or step 2 where the file did not
+    matter.
+    """
     save(tmp_path, [1, 2])
     pristine = tmp_path.with_name(tmp_path.name + "_pristine")
     shutil.copytree(tmp_path, pristine)
@@ -122,13 +130,20 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 
 
 def test_a_truncated_file_is_noticed(tmp_path):
-    assert damage_and_check(tmp_path / "run", lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2])) >= 4
+    assert (
+        damage_and_check(
+            tmp_path / "run", lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2])
+        )
+        >= 4
+    )
 
 
 def test_a_changed_value_that_restores_silently_is_noticed(tmp_path, monkeypatch):
     save(tmp_path, [1])
     genuine = checkpoint.digest
-    monkeypatch.setattr(checkpoint, "digest", lambda state, meta: genuine(state._replace(step=jnp.int32(9)), meta))
+    monkeypatch.setattr(
+        checkpoint, "digest", lambda state, meta: genuine(state._replace(step=jnp.int32(9)), meta)
+    )
     save(tmp_path, [2])
     monkeypatch.setattr(checkpoint, "digest", genuine)
     assert int(restore(tmp_path)[0].step) == 1

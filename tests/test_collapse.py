@@ -1,4 +1,6 @@
-"""Neural collapse: metrics on exact frames, the ETF, the unconstrained feature model's published optima."""
+"""Neural collapse: metrics on exact frames, the ETF, the unconstrained feature model's published
+optima.
+"""
 
 import numpy as np
 import optax
@@ -50,29 +52,41 @@ def test_all_metrics_are_zero_on_an_exact_etf():
 def test_orthogonal_rows_are_far_from_an_etf(num_classes, expected):
     """sqrt(2 - 2 sqrt((K-1)/K))."""
     value = collapse.nc2(3 * np.eye(num_classes, 12))
-    assert value == pytest.approx(np.sqrt(2 - 2 * np.sqrt((num_classes - 1) / num_classes)), abs=1e-12)
+    assert value == pytest.approx(
+        np.sqrt(2 - 2 * np.sqrt((num_classes - 1) / num_classes)), abs=1e-12
+    )
     assert value == pytest.approx(expected, abs=5e-5)
 
 
 @pytest.mark.parametrize(("dim", "tolerance"), [(512, 0.012), (20000, 2e-3)])
 def test_gaussian_rows_become_orthogonal_as_the_features_grow(dim, tolerance):
-    """E|WW'|^2 = d^2 K (1 + (K+1)/d) gives the mean: .350 at d = 512 (one draw scatters by .02), .321 at 20,000."""
+    """E|WW'|^2 = d^2 K (1 + (K+1)/d) gives the mean: .350 at d = 512 (one draw scatters by .02),
+    .321 at 20,000.
+    """
     expected = np.sqrt(2 - 2 * np.sqrt(0.9 / (1 + 11 / dim)))
-    values = [collapse.nc2(np.random.default_rng(seed).normal(size=(10, dim))) for seed in range(20)]
+    values = [
+        collapse.nc2(np.random.default_rng(seed).normal(size=(10, dim))) for seed in range(20)
+    ]
     assert np.mean(values) == pytest.approx(expected, abs=tolerance)
 
 
 def test_nc1_by_hand():
-    """Means -+2 on a line, variance 1 within: S_W = 1, S_B = 4, NC1 = 1/4 / 2; a dead axis changes nothing."""
+    """Means -+2 on a line, variance 1 within: S_W = 1, S_B = 4, NC1 = 1/4 / 2; a dead axis changes
+    nothing.
+    """
     features = np.array([[-3.0, 5.0], [-1.0, 5.0], [1.0, 5.0], [3.0, 5.0]])
     assert collapse.nc1(features, np.array([0, 0, 1, 1]), 2) == pytest.approx(1 / 8, abs=1e-12)
 
 
 def test_nc3_and_self_duality_by_hand():
-    """K = 2: E/|E| = [[1, -1], [-1, 1]]/2. W = I and centred means -+(1, 0): W M' = [[-1, 1], [0, 0]]."""
+    """K = 2: E/|E| = [[1, -1], [-1, 1]]/2. W = I and centred means -+(1, 0): W M' = [[-1, 1], [0,
+    0]].
+    """
     means = np.array([[-1.0, 0.0], [1.0, 0.0]])
     root = np.sqrt(0.5)
-    expected = np.linalg.norm(np.array([[-root, root], [0, 0]]) - np.array([[0.5, -0.5], [-0.5, 0.5]]))
+    expected = np.linalg.norm(
+        np.array([[-root, root], [0, 0]]) - np.array([[0.5, -0.5], [-0.5, 0.5]])
+    )
     assert collapse.nc3(np.eye(2), means) == pytest.approx(expected, abs=1e-12)
     assert collapse.self_duality(np.eye(2), means) == pytest.approx(2 - 2 * (-0.5), abs=1e-12)
     assert collapse.self_duality(7 * means, means + 3) == pytest.approx(0, abs=1e-12)
@@ -83,7 +97,9 @@ def test_metrics_do_not_change_under_rotation_and_joint_scaling(seed, scale):
     features, labels, weight, bias = scattered(seed)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed + 1).normal(size=(7, 7)))
     before = collapse.metrics(features, labels, weight, bias)
-    assert collapse.metrics(features @ rotation, labels, weight @ rotation, bias) == pytest.approx(before, rel=1e-6)
+    assert collapse.metrics(features @ rotation, labels, weight @ rotation, bias) == pytest.approx(
+        before, rel=1e-6
+    )
     scaled = collapse.metrics(scale * features, labels, weight, scale * bias)
     assert scaled == pytest.approx(before, rel=1e-6)
 
@@ -105,7 +121,9 @@ def test_a_class_without_rows():
 
 
 def test_wrong_labels_are_told_by_where_they_lie():
-    """Of ten wrong labels three examples sit with the given class, six with the true one, one with a third."""
+    """Of ten wrong labels three examples sit with the given class, six with the true one, one with
+    a third.
+    """
     features, truth, weight, bias = collapsed(per_class=10)
     given_labels = truth.copy()
     wrong = np.arange(0, 50, 5)
@@ -115,7 +133,10 @@ def test_wrong_labels_are_told_by_where_they_lie():
     features[wrong[3]] = 3 * weight[(truth[wrong[3]] + 2) % 5] + 0.7
     found = collapse_metrics(features, weight, bias, given_labels, truth)
     assert set(found) == {*COLLAPSE_KEYS, *COLLAPSE_TRUE_KEYS}
-    assert (found["wrong_at_given"], found["wrong_at_true"]) == (pytest.approx(0.3), pytest.approx(0.6))
+    assert (found["wrong_at_given"], found["wrong_at_true"]) == (
+        pytest.approx(0.3),
+        pytest.approx(0.6),
+    )
     assert found["nc1_true"] == pytest.approx(collapse.nc1(features, truth, 5))
     assert found["nc1"] == pytest.approx(collapse.nc1(features, given_labels, 5))
 
@@ -132,7 +153,12 @@ UNCONSTRAINED = {  # objective and |W|^2 of methods.md, 7.2 and 7.5
     "focal": (lambda z, y: focal_loss(z, y, 3.0), {}, 0.099893, 16.5738),
     "label_smoothing": (lambda z, y: smoothed_cross_entropy(z, y, 0.05), {}, 0.383968, 32.9737),
     "mse": (lambda z, y: rescaled_mse(z, y, 1.0, 1.0), {}, 0.0444342, 8.2868),
-    "mse_decayed_bias": (lambda z, y: rescaled_mse(z, y, 1.0, 1.0), {"bias_decay": 5e-3}, 0.0450530, 8.2868),
+    "mse_decayed_bias": (
+        lambda z, y: rescaled_mse(z, y, 1.0, 1.0),
+        {"bias_decay": 5e-3},
+        0.0450530,
+        8.2868,
+    ),
 }
 
 
@@ -142,7 +168,8 @@ def test_free_features_collapse_for_each_loss(name):
     end = minimise(loss, 4, 10, 8, 5e-3, **options)
     assert end.objective == pytest.approx(objective, abs=1e-6)
     assert np.sum(end.weight**2) == pytest.approx(weight_squared, abs=1e-4)
-    assert np.sum(end.features**2) == pytest.approx(np.sum(end.weight**2), rel=1e-7)  # equal decay balances the norms
+    # equal decay balances the norms
+    assert np.sum(end.features**2) == pytest.approx(np.sum(end.weight**2), rel=1e-7)
     found = collapse.metrics(end.features, end.labels, end.weight, end.bias)
     assert found["nc1"] < 1e-15 and max(found["nc2"], found["nc3"]) < 5e-8 and found["nc4"] == 0
 

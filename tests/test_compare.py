@@ -19,7 +19,9 @@ def _write(root, name, config=None, **summary):
 
 def _rows(text):
     """Returns the Markdown table as a list of {heading: cell}."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()
+    ]
     assert set(lines[1]) == {"---"}
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
@@ -83,7 +85,9 @@ def test_a_value_only_some_runs_know_says_how_many(tmp_path):
 
 
 def test_another_learning_rate_is_another_row_that_says_so(three_seeds, tmp_path):
-    other = _write(tmp_path, "hot", {"seed": 3, "optimizer.learning_rate": 0.1}, test_accuracy_last=0.5)
+    other = _write(
+        tmp_path, "hot", {"seed": 3, "optimizer.learning_rate": 0.1}, test_accuracy_last=0.5
+    )
     groups, warnings = compare.compare([*three_seeds, other])
     assert warnings == []
     assert [group["differs"] for group in groups] == [
@@ -91,7 +95,10 @@ def test_another_learning_rate_is_another_row_that_says_so(three_seeds, tmp_path
         {"optimizer.learning_rate": 0.1},
     ]
     rows = _rows(compare.markdown(groups))
-    assert [row["differs in"] for row in rows] == ["optimizer.learning_rate=0.02", "optimizer.learning_rate=0.1"]
+    assert [row["differs in"] for row in rows] == [
+        "optimizer.learning_rate=0.02",
+        "optimizer.learning_rate=0.1",
+    ]
     assert [row["test_accuracy_last"] for row in rows] == ["0.9600 +- 0.0100", "0.5000"]
 
 
@@ -99,7 +106,9 @@ def test_method_noise_and_network_name_the_rows(tmp_path):
     runs = [
         _write(tmp_path, "ce", {"method.name": "ce", "optimizer.learning_rate": 0.05}),
         _write(tmp_path, "official", {"method.variant": "official"}),
-        _write(tmp_path, "human", {"noise.kind": "human", "noise.labels": "worst", "noise.rate": 0.0}),
+        _write(
+            tmp_path, "human", {"noise.kind": "human", "noise.labels": "worst", "noise.rate": 0.0}
+        ),
         _write(tmp_path, "clean", {"noise.kind": "none", "model.name": "resnet18"}),
     ]
     groups, _ = compare.compare(runs)
@@ -114,14 +123,19 @@ def test_method_noise_and_network_name_the_rows(tmp_path):
 
 
 def test_noise_seed_counts_as_a_seed(tmp_path):
-    runs = [_write(tmp_path, f"n{seed}", {"noise.seed": seed}, test_accuracy_last=0.9) for seed in (1, 2)]
+    runs = [
+        _write(tmp_path, f"n{seed}", {"noise.seed": seed}, test_accuracy_last=0.9)
+        for seed in (1, 2)
+    ]
     (group,), warnings = compare.compare(runs)
     assert group["n"] == 2
     assert warnings == []
 
 
 def test_same_seed_twice_warns(tmp_path, capsys):
-    runs = [_write(tmp_path, name, {"seed": 7}, test_accuracy_last=0.9) for name in ("first", "second")]
+    runs = [
+        _write(tmp_path, name, {"seed": 7}, test_accuracy_last=0.9) for name in ("first", "second")
+    ]
     assert compare.main(runs) == 0
     warning = capsys.readouterr().err
     assert warning.startswith("warning: seed 7 occurs 2 times")

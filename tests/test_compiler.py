@@ -8,15 +8,23 @@ from sop_jax import compiler
 
 
 def _convolution(images, kernel):
-    return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def test_convolutions_of_steps_are_not_left_to_ynnpack_and_give_the_same_numbers():
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 16))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 16))
-    compiled = jax.jit(_convolution, compiler_options=compiler.options_for_steps()).lower(images, kernel).compile()
+    compiled = (
+        jax.jit(_convolution, compiler_options=compiler.options_for_steps())
+        .lower(images, kernel)
+        .compile()
+    )
     assert "__ynn_fusion" not in compiled.as_text()
-    chex.assert_trees_all_close(compiled(images, kernel), jax.jit(_convolution)(images, kernel), rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(
+        compiled(images, kernel), jax.jit(_convolution)(images, kernel), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_an_option_that_this_xla_lacks_is_left_out(monkeypatch):

@@ -13,7 +13,9 @@ from sop_jax.theory import sparse_linear as model
 
 
 def some(trials, num_rows=20, num_parameters=40, rank=3, sparsity=3):
-    problems = model.stack([model.draw((9, t), num_rows, num_parameters, rank, sparsity) for t in range(trials)])
+    problems = model.stack(
+        [model.draw((9, t), num_rows, num_parameters, rank, sparsity) for t in range(trials)]
+    )
     return problems, model.factor(problems.jacobian, rank)
 
 
@@ -21,20 +23,28 @@ def some(trials, num_rows=20, num_parameters=40, rank=3, sparsity=3):
 @given(st.lists(st.floats(-10, 10), min_size=4, max_size=4).filter(lambda y: max(map(abs, y)) > 1e-3),
        st.floats(1e-3, 5))  # fmt: skip
 def test_with_the_identity_s_is_the_soft_threshold(observed, penalty):
-    """J = I: the program is min 1/2 ||y - s||^2 + lambda ||s||_1, so theta = clip(y, -lambda, lambda).
+    """J = I: the program is min 1/2 ||y - s||^2 + lambda ||s||_1, so theta = clip(y, -lambda,
+    lambda).
 
-    Not at |y_i| = lambda, where the error of an interior point is the root of its gap and not the gap.
+    Not at |y_i| = lambda, where the error of an interior point is the root of its gap and not the
+    gap.
     """
     observed = np.array([observed])
     assume(np.min(np.abs(np.abs(observed) - penalty)) > 1e-3)
     found = program.solve(np.eye(4)[None], observed, np.array([penalty]))
     np.testing.assert_allclose(found.coordinates, np.clip(observed, -penalty, penalty), atol=1e-6)
-    np.testing.assert_allclose(found.noise, observed - np.clip(observed, -penalty, penalty), atol=1e-6)
+    np.testing.assert_allclose(
+        found.noise, observed - np.clip(observed, -penalty, penalty), atol=1e-6
+    )
 
 
 def test_a_scalar_program():
     """N = r = 1: nu = clip(y / b^2, -lambda, lambda) and z = b nu."""
-    slope, observed, penalty = np.array([2.0, 2.0, 0.5]), np.array([1.0, 10.0, -3.0]), np.array([1.0, 1.0, 0.3])
+    slope, observed, penalty = (
+        np.array([2.0, 2.0, 0.5]),
+        np.array([1.0, 10.0, -3.0]),
+        np.array([1.0, 1.0, 0.3]),
+    )
     found = program.solve(slope[:, None, None], observed[:, None], penalty)
     np.testing.assert_allclose(found.nu[:, 0], [0.25, 1.0, -0.3], rtol=1e-7)
     np.testing.assert_allclose(found.coordinates[:, 0], [0.5, 2.0, -0.15], rtol=1e-7)
@@ -52,7 +62,9 @@ def test_the_conditions_of_optimality_hold():
 
 
 def test_without_noise_theta_is_recovered_above_the_threshold():
-    """k = 0: nu = U S^-1 V^T theta* is dual feasible once lambda exceeds its largest entry (methods.md, 8.5)."""
+    """k = 0: nu = U S^-1 V^T theta* is dual feasible once lambda exceeds its largest entry
+    (methods.md, 8.5).
+    """
     problems, factors = some(5, sparsity=0)
     weights = 1.01 * model.threshold(factors, problems.theta)
     truth = np.einsum("tpr,tp->tr", factors.right, problems.theta)

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from sop_jax.errors import UserError
 from sop_jax.theory import curves
 
-NAMES = ("circles-0.1", "circles-1", "winding-1-0.3", "winding-10-0.3", "coils-0.3-1-3", "coils-0.3-1-0")
+NAMES = (
+    "circles-0.1",
+    "circles-1",
+    "winding-1-0.3",
+    "winding-10-0.3",
+    "coils-0.3-1-3",
+    "coils-0.3-1-0",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +70,8 @@ def test_geometry_of_winding_curves(loops):
     assert curvature == pytest.approx(np.sqrt(kappa2), rel=1e-6, abs=1e-6)
     t = np.linspace(0, 2 * np.pi, 100001)  # x+(0).x-(t)
     closest = np.max(np.cos(d) ** 2 * np.cos(t) - np.sin(d) ** 2 * np.cos(loops * t))
-    assert separation == pytest.approx(np.arccos(closest), abs=1e-4)  # the grid of 2000 points is its precision
+    # the grid of 2000 points is its precision
+    assert separation == pytest.approx(np.arccos(closest), abs=1e-4)
     if loops == 1:
         assert separation == pytest.approx(2 * d)
 
@@ -71,7 +79,8 @@ def test_geometry_of_winding_curves(loops):
 @settings(max_examples=12, deadline=None)
 @given(st.floats(0.05, 1.5), st.floats(0.05, 4), st.integers(0, 8))
 def test_coils_have_the_geometry_they_were_asked_for(separation, beyond, returns):
-    factor = 1.05  # 1 + kappa^2 must reach f/cos^2(separation/2), and f < 1.05 for every number of returns
+    # 1 + kappa^2 must reach f/cos^2(separation/2), and f < 1.05 for every number of returns
+    factor = 1.05
     curvature = np.sqrt(factor / np.cos(separation / 2) ** 2 - 1) + beyond
     plus, minus, found, kappa = measured(f"coils-{separation}-{curvature}-{returns}", 1200)
     assert found == pytest.approx(separation, rel=1e-9)
@@ -80,14 +89,22 @@ def test_coils_have_the_geometry_they_were_asked_for(separation, beyond, returns
 
 
 def test_near_returns_count_the_other_curve_too():
-    # the circles at distance .1 are closer than R/2 = .499: one ball of radius R covers what is near of the other
+    # the circles at distance .1 are closer than R/2 = .499: one ball of radius R covers what is
+    # near of the other
     assert curves.near_returns(*measured("circles-0.1")[:2]) == (0, 1)
     assert curves.near_returns(*measured("circles-1")[:2]) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("positions", "balls"),
-    [([], 0), ([3.0], 1), ([0.0, 1.9], 1), ([0.0, 2.1], 2), ([0.2, 9.9], 1), ([0.5, 4.0, 5.9, 9.0], 2)],
+    [
+        ([], 0),
+        ([3.0], 1),
+        ([0.0, 1.9], 1),
+        ([0.0, 2.1], 2),
+        ([0.2, 9.9], 1),
+        ([0.5, 4.0, 5.9, 9.0], 2),
+    ],
 )
 def test_fewest_arcs_on_a_circle_of_length_ten(positions, balls):
     assert curves._cover(np.array(positions), 10.0, 1.0) == balls

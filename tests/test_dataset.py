@@ -60,7 +60,9 @@ def fails(config, *words):
 
 
 def test_digits_with_symmetric_noise():
-    config = configured(**{"noise.kind": "symmetric_exclusive", "noise.rate": 0.4, "data.validation_fraction": 0.1})
+    config = configured(
+        **{"noise.kind": "symmetric_exclusive", "noise.rate": 0.4, "data.validation_fraction": 0.1}
+    )
     data, true = load(config)
     assert data.name == "digits" and data.train.images.shape == (1297, 8, 8, 1)
     np.testing.assert_array_equal(true, sources.digits().train.labels)
@@ -99,7 +101,8 @@ def test_seeds():
     assert base.noise.sha256 != other.noise.sha256
     np.testing.assert_array_equal(base.train.ids, other.train.ids)
     assert base.noise.sha256 == same_noise.noise.sha256  # noise.seed stands in for seed ...
-    np.testing.assert_array_equal(other.validation_rows, same_noise.validation_rows)  # ... in the noise alone
+    # ... in the noise alone
+    np.testing.assert_array_equal(other.validation_rows, same_noise.validation_rows)
     no_split, _ = load(configured(**fields | {"data.validation_fraction": 0.0}))
     np.testing.assert_array_equal(base.train.labels, no_split.train.labels)
 
@@ -122,7 +125,11 @@ def test_a_split_without_rows_is_refused():
 
 
 def test_train_limit_keeps_the_first_ids():
-    data, true = load(configured(**{"data.train_limit": 100, "noise.kind": "symmetric_exclusive", "noise.rate": 0.5}))
+    data, true = load(
+        configured(
+            **{"data.train_limit": 100, "noise.kind": "symmetric_exclusive", "noise.rate": 0.5}
+        )
+    )
     full = sources.digits()
     np.testing.assert_array_equal(data.train.ids, full.train.ids[:100])
     np.testing.assert_array_equal(true, full.train.labels[:100])
@@ -158,7 +165,9 @@ def test_cifar100_maps(monkeypatch):
     fake_set(monkeypatch, "cifar100", 100)
     drawn = {}
     for kind in ("asymmetric", "block_cyclic", "block_swap", "superclass_cyclic"):
-        data, true = load(configured(**{"data.name": "cifar100", "noise.kind": kind, "noise.rate": 1.0}))
+        data, true = load(
+            configured(**{"data.name": "cifar100", "noise.kind": kind, "noise.rate": 1.0})
+        )
         drawn[kind] = data.train.labels
         flips = noise.FLIPS["block_cyclic" if kind == "asymmetric" else kind][1]
         np.testing.assert_array_equal(data.train.labels, [flips.get(t, t) for t in true])
@@ -167,7 +176,12 @@ def test_cifar100_maps(monkeypatch):
 
 def test_a_map_needs_its_number_of_classes(monkeypatch):
     fake_set(monkeypatch, "cifar10", 10)
-    fields = {"data.name": "cifar10", "noise.kind": "asymmetric", "noise.rate": 0.4, "data.num_classes": 12}
+    fields = {
+        "data.name": "cifar10",
+        "noise.kind": "asymmetric",
+        "noise.rate": 0.4,
+        "data.num_classes": 12,
+    }
     fails(configured(**fields), "10 classes", "data.num_classes=12")
 
 
@@ -178,7 +192,8 @@ def test_a_map_needs_its_number_of_classes(monkeypatch):
         ("cifar10_n", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         ("cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
         ("cifar100_n", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-        ("mnist", (0, 0, 0), (1 / 255,) * 3),  # an all-black set: the smallest std, not a division by zero
+        # an all-black set: the smallest std, not a division by zero
+        ("mnist", (0, 0, 0), (1 / 255,) * 3),
     ],
 )
 def test_statistics(monkeypatch, name, mean, std):
@@ -214,17 +229,29 @@ def test_npz_truth(npz):
     np.testing.assert_array_equal(true, TRUE)
     np.testing.assert_array_equal(data.train.labels, (TRUE + 1) % 4)
 
-    data, true = load(npz({"human_clean_label": TRUE, "human_worse_label": WORSE}, **{"noise.kind": "human"}))
+    data, true = load(
+        npz({"human_clean_label": TRUE, "human_worse_label": WORSE}, **{"noise.kind": "human"})
+    )
     np.testing.assert_array_equal(true, TRUE)
     np.testing.assert_array_equal(data.train.labels, WORSE)
-    assert data.noise.actual_rate == 0.4 and data.noise.nominal_rate is None and "human" in data.noise.describe()
+    assert (
+        data.noise.actual_rate == 0.4
+        and data.noise.nominal_rate is None
+        and "human" in data.noise.describe()
+    )
 
 
 def test_number_of_classes(npz):
     data, _ = load(npz(**{"data.num_classes": 6}))
     assert data.class_names == ("0", "1", "2", "3", "4", "5")
-    fails(npz({"train_labels": np.where(np.arange(N) == 7, 9, TRUE)}, **{"data.num_classes": 4}), "label 9 of row id 7")
-    fails(npz({"train_true_labels": np.where(np.arange(N) == 7, 9, TRUE)}, **{"data.num_classes": 4}), "label 9")
+    fails(
+        npz({"train_labels": np.where(np.arange(N) == 7, 9, TRUE)}, **{"data.num_classes": 4}),
+        "label 9 of row id 7",
+    )
+    fails(
+        npz({"train_true_labels": np.where(np.arange(N) == 7, 9, TRUE)}, **{"data.num_classes": 4}),
+        "label 9",
+    )
     fails(configured(**{"data.num_classes": 7}), "data.num_classes=7", "10 classes")
     names = {"class_names": np.array(list("abcd"))}
     data, _ = load(npz(names, **{"data.num_classes": 5}))
@@ -239,7 +266,9 @@ def test_downsample_averages_blocks(npz):
     data, _ = load(npz({"train_images": images}, **{"data.downsample": 2}))
     assert data.train.images.shape == (N, 2, 2, 3) and data.test.images.shape == (8, 2, 2, 3)
     assert data.train.images.dtype == np.uint8
-    assert data.train.images[0, 0, 0].tolist() == [3, 0, 0] and data.train.images[0, 1, 1].tolist() == [0, 255, 0]
+    assert data.train.images[0, 0, 0].tolist() == [3, 0, 0] and data.train.images[
+        0, 1, 1
+    ].tolist() == [0, 255, 0]
     fails(npz(**{"data.downsample": 3}), "data.downsample=3", "4x4")
 
 
@@ -278,14 +307,29 @@ def test_human_label_guards(npz, label_files, tmp_path):
     absent = {"data.labels": label_files["pt"], "noise.labels": "random2"}
     fails(npz(**human | absent), "'random2' is not there", "h.pt")
     fails(npz(**{"data.labels": label_files["pt"]}), "noise.kind='human'", "'none'")
-    fails(npz(**{"data.labels": label_files["pt"], "noise.kind": "pairflip"}), "noise.kind='human'", "'pairflip'")
-    fails(npz({"human_clean_label": TRUE[::-1], "human_worse_label": WORSE}, **human), "disagrees", "row id 0", "TFDS")
+    fails(
+        npz(**{"data.labels": label_files["pt"], "noise.kind": "pairflip"}),
+        "noise.kind='human'",
+        "'pairflip'",
+    )
+    fails(
+        npz({"human_clean_label": TRUE[::-1], "human_worse_label": WORSE}, **human),
+        "disagrees",
+        "row id 0",
+        "TFDS",
+    )
     np.savez(tmp_path / "short.npz", clean_label=TRUE[:9], worse_label=WORSE[:9])
-    fails(npz(**human | {"data.labels": str(tmp_path / "short.npz")}), "9 labels for 60 training rows")
+    fails(
+        npz(**human | {"data.labels": str(tmp_path / "short.npz")}), "9 labels for 60 training rows"
+    )
     np.savez(tmp_path / "only.npz", worse_label=WORSE)
     fails(npz(**human | {"data.labels": str(tmp_path / "only.npz")}), "no clean_label", "order")
     np.savez(tmp_path / "high.npz", clean_label=TRUE, worse_label=WORSE + 10)
-    fails(npz(**human | {"data.labels": str(tmp_path / "high.npz")}), "worse_label", "label 11 of row id 0")
+    fails(
+        npz(**human | {"data.labels": str(tmp_path / "high.npz")}),
+        "worse_label",
+        "label 11 of row id 0",
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,14 @@ from sop_jax import SOPClassifier, config, loop
 from sop_jax.data import noise
 from sop_jax.errors import UserError
 
-SETTINGS = {"epochs": 12, "batch_size": 64, "learning_rate": 0.1, "width": 8, "crop_padding": 1, "flip": False}
+SETTINGS = {
+    "epochs": 12,
+    "batch_size": 64,
+    "learning_rate": 0.1,
+    "width": 8,
+    "crop_padding": 1,
+    "flip": False,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,13 +34,16 @@ def compile_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits():
-    """(images float [N, 8, 8] in [0, 1], true labels, given labels) of 400 training rows, and the same of 1,000 test
-    rows without given labels."""
+    """(images float [N, 8, 8] in [0, 1], true labels, given labels) of 400 training rows, and the
+    same of 1,000 test rows without given labels."""
     data = load_digits()
     order = np.random.default_rng(0).permutation(1797)
     train, test = order[:400], order[400:1400]
     given, _ = noise.corrupt(data.target[train], noise.symmetric(0.3, 10), 0)
-    return (data.images[train] / 16, data.target[train], given), (data.images[test] / 16, data.target[test])
+    return (data.images[train] / 16, data.target[train], given), (
+        data.images[test] / 16,
+        data.target[test],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +65,13 @@ def test_learns_the_true_labels_from_wrong_ones(fitted, digits):
 def test_names_the_wrong_labels_worst_first(fitted, digits):
     _, true, given = digits[0]
     issues = fitted.label_issues()
-    assert list(issues) == ["id", "given_label", "predicted_label", "label_quality", "is_label_issue"]
+    assert list(issues) == [
+        "id",
+        "given_label",
+        "predicted_label",
+        "label_quality",
+        "is_label_issue",
+    ]
     assert sorted(issues["id"]) == list(range(400))
     assert np.all(np.diff(issues["label_quality"]) >= 0)
     np.testing.assert_array_equal(issues["given_label"], given[issues["id"]])
@@ -71,11 +87,19 @@ def test_same_seed_same_predictions_whatever_the_kind_of_label(fitted, digits, c
     """Strings that sort like the numbers, and uint8 instead of float, change nothing."""
     (images, _, given), (test_images, _) = digits
     names = [f"digit {label}" for label in given]
-    again = clone(fitted).set_params(verbose=True).fit(np.rint(images * 255).astype(np.uint8)[..., None], names)
+    again = (
+        clone(fitted)
+        .set_params(verbose=True)
+        .fit(np.rint(images * 255).astype(np.uint8)[..., None], names)
+    )
     assert "epoch 12/12" in capsys.readouterr().out
-    np.testing.assert_array_equal(again.predict_proba(test_images), fitted.predict_proba(test_images))
+    np.testing.assert_array_equal(
+        again.predict_proba(test_images), fitted.predict_proba(test_images)
+    )
     assert again.predict(test_images)[0] == f"digit {fitted.predict(test_images)[0]}"
-    assert again.label_issues()["given_label"][0] == f"digit {fitted.label_issues()['given_label'][0]}"
+    assert (
+        again.label_issues()["given_label"][0] == f"digit {fitted.label_issues()['given_label'][0]}"
+    )
 
 
 def test_a_pickle_predicts_the_same(fitted, digits):
@@ -89,7 +113,9 @@ def test_a_pickle_predicts_the_same(fitted, digits):
 
 def test_predictions_do_not_depend_on_how_many_images_come_at_once(fitted, digits):
     images = digits[1][0]
-    np.testing.assert_allclose(fitted.predict_proba(images[598:601]), fitted.predict_proba(images)[598:601], atol=1e-5)
+    np.testing.assert_allclose(
+        fitted.predict_proba(images[598:601]), fitted.predict_proba(images)[598:601], atol=1e-5
+    )
 
 
 def test_is_quiet_unless_asked(digits, capfd):
@@ -98,7 +124,9 @@ def test_is_quiet_unless_asked(digits, capfd):
 
 
 def test_sigterm_ends_the_process_instead_of_leaving_half_a_fit(monkeypatch):
-    monkeypatch.setattr(loop, "train", lambda *args, **kwargs: [loop.Outcome(None, [], False, 0.0, [])])
+    monkeypatch.setattr(
+        loop, "train", lambda *args, **kwargs: [loop.Outcome(None, [], False, 0.0, [])]
+    )
     classifier = SOPClassifier(batch_size=8)
     with pytest.raises(SystemExit) as end:
         classifier.fit(np.zeros((8, 8, 8)), [0, 1] * 4)
@@ -109,7 +137,9 @@ def test_is_a_scikit_learn_estimator():
     classifier = SOPClassifier(epochs=3, learning_rate_u=5.0)
     assert is_classifier(classifier)
     copy = clone(classifier)
-    assert copy.get_params() == classifier.get_params() and copy.get_params()["learning_rate_u"] == 5.0
+    assert (
+        copy.get_params() == classifier.get_params() and copy.get_params()["learning_rate_u"] == 5.0
+    )
     assert copy.set_params(width=4).width == 4
 
 
@@ -117,55 +147,88 @@ def test_defaults_are_those_of_the_config():
     parameters, default = SOPClassifier().get_params(), config.default()
     assert parameters.pop("verbose") is False
     fields = {**default.to_dict(), **default.optimizer, **default.augment, **default.method}
-    fields |= {"method": default.method.name, "model": default.model.name, "width": default.model.width}
+    fields |= {
+        "method": default.method.name,
+        "model": default.model.name,
+        "width": default.model.width,
+    }
     assert parameters == {name: fields[name] for name in parameters}
 
 
 def test_labels_of_every_hashable_kind_and_numpy_parameters_get_as_far_as_the_batch():
     """A batch that does not fit the devices is refused last, once everything else is accepted."""
     images = np.zeros((64, 8, 8, 3), np.float32)
-    kinds = [("a", 1), ("b", 2)], [1, "one"], [True, False], [0.5, 1.5], [frozenset("a"), 2], [np.str_("x"), "y"]
+    kinds = (
+        [("a", 1), ("b", 2)],
+        [1, "one"],
+        [True, False],
+        [0.5, 1.5],
+        [frozenset("a"), 2],
+        [np.str_("x"), "y"],
+    )
     for kind in kinds:
         with pytest.raises(UserError, match="batch_size=60 is not divisible by the 8 devices"):
             SOPClassifier(batch_size=np.int64(60), learning_rate=1).fit(images, kind * 32)
 
 
-@pytest.mark.parametrize(("images", "labels", "message"), [
-    (np.zeros((8, 64)), [0, 1] * 4, r"images has shape \(8, 64\); it must be \[N, H, W\]"),
-    (np.zeros((0, 8, 8)), [], r"images has shape \(0, 8, 8\)"),
-    (np.zeros((8, 8, 8), int), [0, 1] * 4, "images is of type int64; it must be uint8, or float"),
-    (np.full((8, 8, 8), 16.0), [0, 1] * 4, r"images\[0\] holds 16.0, but floats must lie in \[0, 1\]"),
-    (np.full((8, 8, 8), np.nan), [0, 1] * 4, r"images\[0\] holds nan"),
-    (np.zeros((8, 8, 8)), [0, 1, 1], "images has 8 rows but labels has 3"),
-    (np.zeros((8, 8, 8)), [3] * 8, r"labels holds 1 class \(3\); it takes at least 2"),
-    (np.zeros((8, 8, 8)), np.eye(8), r"labels has shape \(8, 8\); it must be \[N\]"),
-    (np.zeros((8, 8, 8)), [[1]] * 8, r"labels\[0\] cannot be a label \(unhashable type: 'list'\)"),
-    (np.zeros((8, 8, 8)), [0.0, 1.0] * 3 + [np.nan, 1.0], r"labels\[6\] is nan; drop the rows"),
-    (np.zeros((8, 8, 8)), ["a", None] * 4, r"labels\[1\] is None; drop the rows"),
-    (np.zeros((8, 8, 8)), [0, 1] * 4, "batch_size=128 exceeds the 8 images"),
-])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((8, 64)), [0, 1] * 4, r"images has shape \(8, 64\); it must be \[N, H, W\]"),
+        (np.zeros((0, 8, 8)), [], r"images has shape \(0, 8, 8\)"),
+        (
+            np.zeros((8, 8, 8), int),
+            [0, 1] * 4,
+            "images is of type int64; it must be uint8, or float",
+        ),
+        (
+            np.full((8, 8, 8), 16.0),
+            [0, 1] * 4,
+            r"images\[0\] holds 16.0, but floats must lie in \[0, 1\]",
+        ),
+        (np.full((8, 8, 8), np.nan), [0, 1] * 4, r"images\[0\] holds nan"),
+        (np.zeros((8, 8, 8)), [0, 1, 1], "images has 8 rows but labels has 3"),
+        (np.zeros((8, 8, 8)), [3] * 8, r"labels holds 1 class \(3\); it takes at least 2"),
+        (np.zeros((8, 8, 8)), np.eye(8), r"labels has shape \(8, 8\); it must be \[N\]"),
+        (
+            np.zeros((8, 8, 8)),
+            [[1]] * 8,
+            r"labels\[0\] cannot be a label \(unhashable type: 'list'\)",
+        ),
+        (np.zeros((8, 8, 8)), [0.0, 1.0] * 3 + [np.nan, 1.0], r"labels\[6\] is nan; drop the rows"),
+        (np.zeros((8, 8, 8)), ["a", None] * 4, r"labels\[1\] is None; drop the rows"),
+        (np.zeros((8, 8, 8)), [0, 1] * 4, "batch_size=128 exceeds the 8 images"),
+    ],
+)
 def test_arrays_that_cannot_be_trained_on(images, labels, message):
     with pytest.raises(UserError, match=message):
         SOPClassifier().fit(images, labels)
 
 
-@pytest.mark.parametrize(("parameters", "message"), [
-    ({"epochs": 2.5}, "epochs=2.5 is of type float; it must be int"),
-    ({"epochs": None}, "epochs=None is of type NoneType; it must be int"),
-    ({"flip": 1}, "flip=1 is of type int; it must be bool"),
-    ({"learning_rate_u": "10"}, "learning_rate_u='10' is of type str; it must be float"),
-    ({"epochs": 0}, "epochs=0 is not allowed"),
-    ({"method": "spo"}, "method.name='spo' is unknown"),
-    ({"model": "resnet"}, "model.name='resnet' is unknown"),
-])
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"epochs": 2.5}, "epochs=2.5 is of type float; it must be int"),
+        ({"epochs": None}, "epochs=None is of type NoneType; it must be int"),
+        ({"flip": 1}, "flip=1 is of type int; it must be bool"),
+        ({"learning_rate_u": "10"}, "learning_rate_u='10' is of type str; it must be float"),
+        ({"epochs": 0}, "epochs=0 is not allowed"),
+        ({"method": "spo"}, "method.name='spo' is unknown"),
+        ({"model": "resnet"}, "model.name='resnet' is unknown"),
+    ],
+)
 def test_parameters_that_cannot_be(parameters, message):
     with pytest.raises(UserError, match=message):
         SOPClassifier(**{"batch_size": 8} | parameters).fit(np.zeros((8, 8, 8)), [0, 1] * 4)
 
 
 def test_nothing_is_told_before_fit():
-    for call in (lambda c: c.predict(np.zeros((1, 8, 8))), lambda c: c.predict_proba(np.zeros((1, 8, 8))),
-                 lambda c: c.score(np.zeros((1, 8, 8)), [0]), lambda c: c.label_issues()):
+    for call in (
+        lambda c: c.predict(np.zeros((1, 8, 8))),
+        lambda c: c.predict_proba(np.zeros((1, 8, 8))),
+        lambda c: c.score(np.zeros((1, 8, 8)), [0]),
+        lambda c: c.label_issues(),
+    ):
         with pytest.raises(NotFittedError):
             call(SOPClassifier())
 

@@ -22,7 +22,9 @@ def test_predictions_cover_every_row_in_order():
     expected = np.asarray(jax.nn.softmax(inputs @ weights))
     for batch_size in (8, 24, 64):
         predict = evaluate.make_predict(apply, (0.5,), (0.25,), meshes.make_mesh(), batch_size)
-        got = predict((weights,), ((),), meshes.put(images, meshes.replicated(meshes.make_mesh())), rows)
+        got = predict(
+            (weights,), ((),), meshes.put(images, meshes.replicated(meshes.make_mesh())), rows
+        )
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -35,7 +37,9 @@ def test_two_networks_are_averaged():
     predict = evaluate.make_predict(apply, (0.0,), (1.0,), meshes.make_mesh(), 8)
     logits = (jnp.array([0.0, 0.0]), jnp.array([0.0, jnp.log(3.0)]))
     got = predict(logits, ((), ()), jnp.asarray(images), np.arange(8))
-    np.testing.assert_allclose(got, np.tile([(0.5 + 0.25) / 2, (0.5 + 0.75) / 2], (8, 1)), rtol=1e-5)
+    np.testing.assert_allclose(
+        got, np.tile([(0.5 + 0.25) / 2, (0.5 + 0.75) / 2], (8, 1)), rtol=1e-5
+    )
 
 
 def test_accuracies_by_hand():

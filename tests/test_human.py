@@ -14,7 +14,12 @@ from sop_jax.data.human import human_labels, read_label_sets, select
 from sop_jax.errors import UserError
 
 CLEAN = np.array([6, 9, 9, 4, 1, 1, 2, 7])
-SETS = {"clean_label": CLEAN, "worse_label": (CLEAN + 1) % 10, "aggre_label": CLEAN, "random_label1": CLEAN}
+SETS = {
+    "clean_label": CLEAN,
+    "worse_label": (CLEAN + 1) % 10,
+    "aggre_label": CLEAN,
+    "random_label1": CLEAN,
+}
 
 
 def write_pt(path, content: bytes, member="archive/data.pkl", compression=zipfile.ZIP_STORED):
@@ -25,7 +30,9 @@ def write_pt(path, content: bytes, member="archive/data.pkl", compression=zipfil
 
 
 def published_pickle(arrays, protocol=2) -> bytes:
-    """What torch.save writes for a dict of numpy arrays, under numpy 1's module names for protocol 2."""
+    """What torch.save writes for a dict of numpy arrays, under numpy 1's module names for protocol
+    2.
+    """
     content = pickle.dumps(arrays, protocol)
     if protocol == 2:
         content = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
@@ -47,13 +54,17 @@ def test_pt_is_read_without_torch(tmp_path, protocol, dtype):
 
 def test_pt_of_cifar100_with_coarse_labels_as_lists(tmp_path):
     content = {"clean_label": CLEAN, "noisy_label": CLEAN, "clean_coarse_label": CLEAN.tolist()}
-    path = write_pt(tmp_path / "CIFAR-100_human.pt", published_pickle(content), "CIFAR-100_human/data.pkl")
+    path = write_pt(
+        tmp_path / "CIFAR-100_human.pt", published_pickle(content), "CIFAR-100_human/data.pkl"
+    )
     np.testing.assert_array_equal(read_label_sets(path)["clean_coarse_label"], CLEAN)
 
 
 def test_npz_is_read(tmp_path):
     np.savez(tmp_path / "h.npz", **SETS)
-    np.testing.assert_array_equal(read_label_sets(str(tmp_path / "h.npz"))["worse_label"], SETS["worse_label"])
+    np.testing.assert_array_equal(
+        read_label_sets(str(tmp_path / "h.npz"))["worse_label"], SETS["worse_label"]
+    )
 
 
 class _Runs:
@@ -95,7 +106,9 @@ def test_every_other_global_is_refused_by_name(tmp_path, value, named):
     path = write_pt(tmp_path / "x.pt", pickle.dumps({"clean_label": value}, 2))
     with pytest.raises(UserError) as error:
         read_label_sets(path)
-    assert named in str(error.value) and "x.pt" in str(error.value) and "refused" in str(error.value)
+    assert (
+        named in str(error.value) and "x.pt" in str(error.value) and "refused" in str(error.value)
+    )
 
 
 class _Abuse:
@@ -116,7 +129,9 @@ RECONSTRUCT = np.zeros(1).__reduce__()[0]
     [
         _Abuse(np.ndarray, ((2**50,),)),
         _Abuse(RECONSTRUCT, (np.ndarray, (2**50,), b"b")),
-        _Abuse(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (2**50,), np.dtype("i8"), False, b"12345678")),
+        _Abuse(
+            RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (2**50,), np.dtype("i8"), False, b"12345678")
+        ),
         _Abuse(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("i8"), False, [1])),
         _Abuse(RECONSTRUCT, (np.ndarray, (0,), b"b"), "nonsense"),
         _Abuse(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), "i8", False, b"12345678")),
@@ -139,7 +154,8 @@ def test_allowed_names_cannot_be_abused(tmp_path, value):
 
 
 def test_memo_index_bomb_needs_no_memory(tmp_path):
-    content = b"\x80\x02}r" + struct.pack("<I", 2**31) + b"."  # LONG_BINPUT 2**31: 32 GB in the C unpickler
+    # LONG_BINPUT 2**31: 32 GB in the C unpickler
+    content = b"\x80\x02}r" + struct.pack("<I", 2**31) + b"."
     assert read_label_sets(write_pt(tmp_path / "x.pt", content)) == {}
 
 
@@ -182,7 +198,10 @@ def test_damaged_files(tmp_path):
 
 def test_zip_bomb_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "bomb.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data.pkl", "w") as stream:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a/data.pkl", "w") as stream,
+    ):
         for _ in range(257):
             stream.write(bytes(2**20))
     assert path.stat().st_size < 2**20
@@ -228,9 +247,13 @@ def test_names_and_aliases(name, keys, expected):
 
 def test_human_labels_checks_rows():
     ids = np.arange(100, 108)
-    np.testing.assert_array_equal(human_labels(SETS, "worst", CLEAN, ids, 10, "f.pt"), SETS["worse_label"])
+    np.testing.assert_array_equal(
+        human_labels(SETS, "worst", CLEAN, ids, 10, "f.pt"), SETS["worse_label"]
+    )
     shuffled = CLEAN[::-1]
-    with pytest.raises(UserError, match=r"f\.pt.*disagrees.*100\.0%.*row id 100.*TensorFlow/TFDS order"):
+    with pytest.raises(
+        UserError, match=r"f\.pt.*disagrees.*100\.0%.*row id 100.*TensorFlow/TFDS order"
+    ):
         human_labels({**SETS, "clean_label": shuffled}, "worst", CLEAN, ids, 10, "f.pt")
     one_off = CLEAN.copy()
     one_off[3] = 0
@@ -241,7 +264,9 @@ def test_human_labels_checks_rows():
     with pytest.raises(UserError, match="clean_label: 7 labels for 8"):
         human_labels({**SETS, "clean_label": CLEAN[:7]}, "worst", CLEAN, ids, 10, "f.pt")
     with pytest.raises(UserError, match=r"worse_label: label -1 of row id 102"):
-        human_labels({**SETS, "worse_label": np.where(ids == 102, -1, 0)}, "worst", CLEAN, ids, 10, "f.pt")
+        human_labels(
+            {**SETS, "worse_label": np.where(ids == 102, -1, 0)}, "worst", CLEAN, ids, 10, "f.pt"
+        )
     with pytest.raises(UserError, match="'nobody' is not there: f.pt has clean_label"):
         human_labels(SETS, "nobody", CLEAN, ids, 10, "f.pt")
     with pytest.raises(UserError, match="noise.labels is not set: f.pt has mine"):

@@ -16,7 +16,9 @@ FITS = image_fit.FITS
 
 @pytest.fixture
 def config(monkeypatch):
-    """Two iterations a part of a network of one scale on 8x8 pixels, compiled without optimisations."""
+    """Two iterations a part of a network of one scale on 8x8 pixels, compiled without
+    optimisations.
+    """
     monkeypatch.setattr(image_fit, "options_for_steps", compiler.options_for_one_run)
     config = image_recovery.default()
     config.update({"size": 8, "width": 2, "scales": 1, "iterations": 5, "iterations_per_part": 2})
@@ -27,7 +29,9 @@ def config(monkeypatch):
 def matrix_config():
     config = image_recovery.default()
     config.problem = "matrix"
-    config.matrix.update({"size": 12, "rank": 1, "iterations": 600, "record_every": 50, "num_problems": 2})
+    config.matrix.update(
+        {"size": 12, "rank": 1, "iterations": 600, "record_every": 50, "num_problems": 2}
+    )
     return config
 
 
@@ -50,7 +54,9 @@ def one_compilation(monkeypatch):
     monkeypatch.setattr(image_fit, "make", make_once)
 
 
-def test_images_end_to_end_and_a_killed_run_ends_the_same(config, one_compilation, tmp_path, monkeypatch):
+def test_images_end_to_end_and_a_killed_run_ends_the_same(
+    config, one_compilation, tmp_path, monkeypatch
+):
     path = tmp_path / "photo one.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)).save(path)
     config.image = str(path)
@@ -58,8 +64,14 @@ def test_images_end_to_end_and_a_killed_run_ends_the_same(config, one_compilatio
     assert set(whole["images"]) == {"photo one"}
     for key, value in whole["images"]["photo one"].items():
         assert whole[key] == value
-    assert whole["psnr_best"] >= whole["psnr_final"] and whole["psnr_plain_final"] == whole["psnr_plain_l1_final"]
-    assert 4 < whole["psnr_input"] < 12 and whole["psnr_plain_mse_best"] >= whole["psnr_plain_mse_final"]
+    assert (
+        whole["psnr_best"] >= whole["psnr_final"]
+        and whole["psnr_plain_final"] == whole["psnr_plain_l1_final"]
+    )
+    assert (
+        4 < whole["psnr_input"] < 12
+        and whole["psnr_plain_mse_best"] >= whole["psnr_plain_mse_final"]
+    )
     figure = tmp_path / "whole" / "plots" / "photo one_recovery.png"
     assert Image.open(figure).size[0] == 900 and figure.stat().st_size < 100_000
     parts = sorted(file.name for file in (tmp_path / "whole" / "arrays").iterdir())
@@ -78,14 +90,22 @@ def test_images_end_to_end_and_a_killed_run_ends_the_same(config, one_compilatio
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(study.Study, "part", killed)
         run(config, tmp_path / "killed")
-    times = {name: (tmp_path / "killed" / "arrays" / f"{name}.npz").stat().st_mtime_ns for name in finished}
+    times = {
+        name: (tmp_path / "killed" / "arrays" / f"{name}.npz").stat().st_mtime_ns
+        for name in finished
+    }
     resumed = run(config, tmp_path / "killed")
-    assert times == {name: (tmp_path / "killed" / "arrays" / f"{name}.npz").stat().st_mtime_ns for name in finished}
+    assert times == {
+        name: (tmp_path / "killed" / "arrays" / f"{name}.npz").stat().st_mtime_ns
+        for name in finished
+    }
     for summary in (whole, resumed):
         del summary["seconds"]
     assert resumed == whole
     for part in parts:
-        one, other = (np.load(tmp_path / folder / "arrays" / part) for folder in ("whole", "killed"))
+        one, other = (
+            np.load(tmp_path / folder / "arrays" / part) for folder in ("whole", "killed")
+        )
         for key in one:
             if key != "part_seconds":
                 np.testing.assert_array_equal(one[key], other[key])
@@ -99,14 +119,19 @@ def test_an_image_that_changed_while_the_run_was_away_is_refused(config, tmp_pat
     config.image = str(path)
     for shade, error in ((0, KeyboardInterrupt), (9, UserError), (0, KeyboardInterrupt)):
         Image.fromarray(np.full((16, 16, 3), shade, np.uint8)).save(path)
-        with monkeypatch.context() as patch, pytest.raises(error, match="not the one .* began with" if shade else None):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(error, match="not the one .* began with" if shade else None),
+        ):
             patch.setattr(image_fit, "make", stopped)
             image_recovery.run(config, tmp_path / "run")
 
 
 def test_matrices_end_to_end(matrix_config, tmp_path):
     summary = run(matrix_config, tmp_path)
-    assert len(summary["relative_error"]) == 2 and summary["relative_error_max"] == max(summary["relative_error"])
+    assert len(summary["relative_error"]) == 2 and summary["relative_error_max"] == max(
+        summary["relative_error"]
+    )
     assert [each["gamma"] for each in summary["by_gamma"]] == [1e-6, 1e-3, 1e-9]
     assert summary["alpha"] == pytest.approx(12**0.5)
     with np.load(tmp_path / "arrays" / "gamma_1e-06.npz") as arrays:
@@ -116,7 +141,9 @@ def test_matrices_end_to_end(matrix_config, tmp_path):
 
 
 def test_facts_of_an_image_by_hand():
-    """Half of the entries of a grey image are wrong; the model finds half of those, and calls one right one wrong."""
+    """Half of the entries of a grey image are wrong; the model finds half of those, and calls one
+    right one wrong.
+    """
     clean, corrupted = np.full((2, 2, 3), 0.5), np.full((2, 2, 3), 0.5)
     corrupted.flat[:6] = 1
     sparse = np.zeros((2, 2, 3))
@@ -129,9 +156,11 @@ def test_facts_of_an_image_by_hand():
     assert (facts["psnr_plain_final"], facts["psnr_plain_best"]) == (16, 21)
     assert (facts["psnr_plain_mse_final"], facts["psnr_plain_mse_best"]) == (17, 22)
     assert facts["psnr_recovered"] == pytest.approx(20)
-    assert facts["support"] == [{"threshold": 0.05, "precision": 0.75, "recall": 0.5},
-                                {"threshold": 0.1, "precision": 0.75, "recall": 0.5},
-                                {"threshold": 0.2, "precision": 1.0, "recall": pytest.approx(1 / 3)}]
+    assert facts["support"] == [
+        {"threshold": 0.05, "precision": 0.75, "recall": 0.5},
+        {"threshold": 0.1, "precision": 0.75, "recall": 0.5},
+        {"threshold": 0.2, "precision": 1.0, "recall": pytest.approx(1 / 3)},
+    ]
 
 
 def test_a_photograph_of_a_turned_camera_is_upright(tmp_path):
@@ -140,7 +169,9 @@ def test_a_photograph_of_a_turned_camera_is_upright(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # orientation: to be turned clockwise by a right angle
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(photograph.load(str(tmp_path / "turned.png"), 2)[:, :, 0], [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(
+        photograph.load(str(tmp_path / "turned.png"), 2)[:, :, 0], [[0, 0], [1, 1]]
+    )
 
 
 def test_a_photograph_is_cut_square_about_its_centre_and_averaged(tmp_path):
@@ -158,11 +189,17 @@ def test_a_photograph_is_cut_square_about_its_centre_and_averaged(tmp_path):
 
 
 def test_an_image_that_cannot_be_had_is_named(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "good.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(
+        tmp_path / "good.png"
+    )
     whole = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no image")
-    for name, message in (("absent.png", "no file"), ("cut.png", "cannot be read"), ("text.png", "cannot be read")):
+    for name, message in (
+        ("absent.png", "no file"),
+        ("cut.png", "cannot be read"),
+        ("text.png", "cannot be read"),
+    ):
         with pytest.raises(UserError, match=message):
             photograph.load(str(tmp_path / name), 32)
     with pytest.raises(UserError, match="config.size=96 is larger than the image .* 64x64"):
@@ -203,9 +240,14 @@ def test_two_images_of_one_name_are_refused(config, tmp_path):
         image_recovery.run(config, tmp_path)
 
 
-@pytest.mark.parametrize("factor, diverges", [(0.9, False), (1.1, False), (3.0, True), (float("nan"), True)])
+@pytest.mark.parametrize(
+    "factor, diverges", [(0.9, False), (1.1, False), (3.0, True), (float("nan"), True)]
+)
 def test_a_part_whose_loss_grew_is_not_kept(factor, diverges):
-    """A loss that a part multiplies by `factor`: a little up and down is the input's noise, the rest divergence."""
+    """A loss that a part multiplies by `factor`: a little up and down is the input's noise, the
+    rest divergence.
+    """
+
     def advance(state, count):
         losses = np.geomspace(1, factor, count) if factor == factor else np.full(count, np.nan)
         return state._replace(iteration=state.iteration + count), image_fit.Progress(losses, losses)
@@ -213,11 +255,14 @@ def test_a_part_whose_loss_grew_is_not_kept(factor, diverges):
     state = image_fit.State({}, (), np.int32(4))
     fit = image_fit.Fit(state, advance, lambda state: {}, "lower config.alpha")
     if diverges:
-        with pytest.raises(UserError, match="the loss ended at .* after 7 iterations; lower config.alpha"):
+        with pytest.raises(
+            UserError, match="the loss ended at .* after 7 iterations; lower config.alpha"
+        ):
             image_recovery._advance(fit, state, 3, np.inf)
     else:
         assert image_recovery._advance(fit, state, 3, np.inf)["state_0"] == 7
-        with pytest.raises(UserError, match="descent diverged"):  # against the first loss of an earlier part
+        # against the first loss of an earlier part
+        with pytest.raises(UserError, match="descent diverged"):
             image_recovery._advance(fit, state, 3, 0.1)
 
 
@@ -230,11 +275,26 @@ def test_a_rate_beyond_reason_diverges_and_the_limits_are_named(config, tmp_path
 
 
 def test_command_line(tmp_path, capsys):
-    command = ["sop_jax", "--config=configs/theory/image_recovery.py", "--config.compilation_cache=off", "--dry_run"]
+    command = [
+        "sop_jax",
+        "--config=configs/theory/image_recovery.py",
+        "--config.compilation_cache=off",
+        "--dry_run",
+    ]
     assert main.main(command) == 0
     out = capsys.readouterr().out
-    assert "images: china, flower, reduced to" in out and "fold an iteration (1.0025 in the paper)" in out
-    matrix = ["sop_jax", "--config=configs/theory/matrix_recovery.py", "--config.compilation_cache=off", "--dry_run"]
-    assert main.main(matrix) == 0 and "matrices: 10 of 50x50, alpha 7.071" in capsys.readouterr().out
+    assert (
+        "images: china, flower, reduced to" in out
+        and "fold an iteration (1.0025 in the paper)" in out
+    )
+    matrix = [
+        "sop_jax",
+        "--config=configs/theory/matrix_recovery.py",
+        "--config.compilation_cache=off",
+        "--dry_run",
+    ]
+    assert (
+        main.main(matrix) == 0 and "matrices: 10 of 50x50, alpha 7.071" in capsys.readouterr().out
+    )
     assert main.main([*command[:-1], f"--workdir={tmp_path}", "--config.image=absent.jpg"]) == 2
     assert capsys.readouterr().err.startswith("error: config.image: there is no file 'absent.jpg'")

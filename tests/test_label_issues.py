@@ -33,10 +33,14 @@ def test_flagged_rows_never_suggest_the_given_label():
 
 
 def test_cancelled_labels_are_counted_where_they_are_more():
-    """Three rows with U > 1/2 against two contradicted by the prediction: the three worst are flagged."""
+    """Three rows with U > 1/2 against two contradicted by the prediction: the three worst are
+    flagged.
+    """
     given, margin, probs, noise = example()
     noise[[1, 2, 3], given[[1, 2, 3]]] = 0.9
-    np.testing.assert_array_equal(label_issues.find(given, margin, probs, noise).is_issue, [False, True, True, True])
+    np.testing.assert_array_equal(
+        label_issues.find(given, margin, probs, noise).is_issue, [False, True, True, True]
+    )
 
 
 def test_estimated_noise_lowers_quality():
@@ -53,10 +57,16 @@ def test_estimated_noise_lowers_quality():
 def test_summary_by_hand():
     given, margin, probs, noise = example()
     issues = label_issues.find(given, margin, probs, noise)
-    summary = label_issues.summarise(given, issues, margin, np.array([0, 0, 2, 2]))  # rows 1 and 3 are wrong
+    # rows 1 and 3 are wrong
+    summary = label_issues.summarise(given, issues, margin, np.array([0, 0, 2, 2]))
     assert summary["noise_rate_estimated"] == summary["noise_rate_actual"] == 0.5
     assert summary["label_issue_auroc"] == summary["margin_auroc"] == 1.0
-    assert summary["label_issue_f1"] == summary["label_issue_precision"] == summary["label_issue_recall"] == 1.0
+    assert (
+        summary["label_issue_f1"]
+        == summary["label_issue_precision"]
+        == summary["label_issue_recall"]
+        == 1.0
+    )
     assert summary["label_accuracy_before"] == 0.5
     assert summary["label_accuracy_after"] == 0.75  # row 3 was given class 1, its truth is 2
 
@@ -76,10 +86,14 @@ def test_csv(tmp_path, truth):
     given, margin, probs, noise = example()
     issues = label_issues.find(given, margin, probs, noise)
     path = tmp_path / "label_issues.csv"
-    label_issues.write_csv(path, np.array([10, 11, 12, 13]), given, issues, ("cat", "dog, big", "fish"), truth)
+    label_issues.write_csv(
+        path, np.array([10, 11, 12, 13]), given, issues, ("cat", "dog, big", "fish"), truth
+    )
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [r["id"] for r in rows] == ["11", "13", "12", "10"]
     assert rows[0]["given_label"] == "dog, big" and rows[0]["predicted_label"] == "cat"
     assert rows[0]["is_label_issue"] == "True" and rows[-1]["is_label_issue"] == "False"
-    assert [float(r["label_quality"]) for r in rows] == sorted(float(r["label_quality"]) for r in rows)
+    assert [float(r["label_quality"]) for r in rows] == sorted(
+        float(r["label_quality"]) for r in rows
+    )
     assert ("true_label" in rows[0]) == (truth is not None)

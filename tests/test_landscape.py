@@ -24,14 +24,22 @@ def test_gradient_and_hessian_are_those_of_h():
 
 
 def test_the_least_squares_fit_is_a_saddle_of_known_curvature():
-    """u = v = 0 and theta the least squares fit is critical; its curvature is -2 ||rho||_inf (proof of Prop. 3.2)."""
+    """u = v = 0 and theta the least squares fit is critical; its curvature is -2 ||rho||_inf (proof
+    of Prop. 3.2).
+    """
     theta = np.linalg.lstsq(PROBLEM.jacobian, PROBLEM.observed, rcond=1e-10)[0]
-    rho, gradient, hessian = landscape.gradient_and_hessian(PROBLEM, np.concatenate([theta, np.zeros(8)]))
+    rho, gradient, hessian = landscape.gradient_and_hessian(
+        PROBLEM, np.concatenate([theta, np.zeros(8)])
+    )
     np.testing.assert_allclose(gradient, 0, atol=1e-10)
     np.testing.assert_allclose(np.linalg.eigvalsh(hessian)[0], -2 * np.abs(rho).max(), rtol=1e-9)
 
 
 def test_every_critical_point_is_a_global_minimum_or_a_strict_saddle():
     found = landscape.critical_points(PROBLEM, 60, np.random.default_rng(0))
-    assert len(found.residual) >= 50 and found.is_global.sum() >= 3 and found.is_strict_saddle.sum() >= 3
+    assert (
+        len(found.residual) >= 50
+        and found.is_global.sum() >= 3
+        and found.is_strict_saddle.sum() >= 3
+    )
     assert np.all(found.is_global | found.is_strict_saddle)

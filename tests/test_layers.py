@@ -1,4 +1,6 @@
-"""Imports go with the arrow (design, 1): a module imports only from its left. And modules stay short."""
+"""Imports go with the arrow (design, 1): a module imports only from its left. And modules stay
+short.
+"""
 
 import ast
 import pathlib
@@ -23,7 +25,11 @@ def place(path: pathlib.Path) -> str:
 def imported(path: pathlib.Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sop_jax":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "sop_jax"
+        ):
             parts = node.module.split(".")[1:]
             found |= {parts[0]} if parts else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -47,9 +53,16 @@ def test_modules_stay_under_300_lines(path):
 
 def test_only_models_import_flax_and_nothing_imports_tensorflow_or_torch():
     for path in MODULES:
-        names = {n.name.split(".")[0] for node in ast.walk(ast.parse(path.read_text()))
-                 if isinstance(node, ast.Import) for n in node.names}
-        names |= {node.module.split(".")[0] for node in ast.walk(ast.parse(path.read_text()))
-                  if isinstance(node, ast.ImportFrom) and node.module}
+        names = {
+            n.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for n in node.names
+        }
+        names |= {
+            node.module.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+        }
         assert not names & {"tensorflow", "torch"}
         assert "flax" not in names or place(path) == "models", path

@@ -1,4 +1,6 @@
-"""Gradient descent on the linear model: its step is the gradient's, and it ends where the flow does."""
+"""Gradient descent on the linear model: its step is the gradient's, and it ends where the flow
+does.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,9 @@ def lanes(alphas, trials=1):
 
 
 def test_a_step_is_the_gradient_of_h_with_learning_rates_tau_and_alpha_tau():
-    """In the full theta, by automatic differentiation; the step holds theta by its r coordinates."""
+    """In the full theta, by automatic differentiation; the step holds theta by its r
+    coordinates.
+    """
     problem = model.draw((0,), 6, 9, 2, 2)
     factors = model.factor(problem.jacobian, 2)
     random, alpha, tau = np.random.default_rng(0), 3.0, 1e-3
@@ -33,14 +37,18 @@ def test_a_step_is_the_gradient_of_h_with_learning_rates_tau_and_alpha_tau():
     with jax.enable_x64(True):
         theta = factors.right @ z
         d_theta, d_u, d_v = map(np.asarray, jax.jit(jax.grad(h, argnums=(0, 1, 2)))(theta, u, v))
-        new = list(map(np.asarray, descent.step(factors.basis, problem.observed, alpha, tau, (z, u, v))))
+        new = list(
+            map(np.asarray, descent.step(factors.basis, problem.observed, alpha, tau, (z, u, v)))
+        )
     np.testing.assert_allclose(factors.right @ new[0], theta - tau * d_theta, atol=1e-12)
     np.testing.assert_allclose(new[1], u - alpha * tau * d_u, atol=1e-12)
     np.testing.assert_allclose(new[2], v - alpha * tau * d_v, atol=1e-12)
 
 
 def test_the_invariants_of_the_flow_hold_up_to_the_step():
-    """theta = J^T nu and u v = gamma^2 (eq. 20): the first exactly, the second with an error in proportion to tau."""
+    """theta = J^T nu and u v = gamma^2 (eq. 20): the first exactly, the second with an error in
+    proportion to tau.
+    """
     basis, observed, _ = (x[0] for x in lanes([1.0]))
     alpha, gamma, errors = 20.0, 0.01, []
     step, residual = jax.jit(descent.step), jax.jit(descent.residual)
@@ -58,12 +66,18 @@ def test_the_invariants_of_the_flow_hold_up_to_the_step():
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.1, 30), st.floats(-20, 20), st.floats(1, 4000), st.floats(-16, -2))
 def test_the_limit_of_a_scalar_problem(slope, observed, alpha, log_gamma):
-    """N = r = 1: the root of b^2 nu + 2 gamma^2 sinh(4 alpha nu) = y, found by bisection in t = 4 alpha nu."""
-    found = descent.exact_limit(np.full((1, 1, 1), slope), np.full((1, 1), observed), np.array([alpha]), log_gamma)
+    """N = r = 1: the root of b^2 nu + 2 gamma^2 sinh(4 alpha nu) = y, found by bisection in t = 4
+    alpha nu.
+    """
+    found = descent.exact_limit(
+        np.full((1, 1, 1), slope), np.full((1, 1), observed), np.array([alpha]), log_gamma
+    )
     root = brentq(lambda t: slope**2 * t / (4 * alpha) + 2 * np.exp(2 * log_gamma) * np.sinh(t) - observed, -60, 60,
                   xtol=1e-14) / (4 * alpha)  # fmt: skip
     np.testing.assert_allclose(found.nu[0, 0], root, rtol=1e-6, atol=1e-10 / slope**2)
-    np.testing.assert_allclose(slope * found.coordinates[0, 0] + found.noise[0, 0], observed, atol=1e-9)
+    np.testing.assert_allclose(
+        slope * found.coordinates[0, 0] + found.noise[0, 0], observed, atol=1e-9
+    )
 
 
 def test_the_limit_without_a_jacobian_is_the_observation():
@@ -91,7 +105,10 @@ def test_descent_with_a_given_step_stops_at_the_cap():
     by_hand = (np.zeros(2), np.full(12, np.exp(-5.0)), np.full(12, np.exp(-5.0)))
     with jax.enable_x64(True):
         by_hand = jax.lax.fori_loop(
-            0, 300, lambda _, s: descent.step(basis[0], observed[0], 400.0, step, s), tuple(map(jnp.asarray, by_hand))
+            0,
+            300,
+            lambda _, s: descent.step(basis[0], observed[0], 400.0, step, s),
+            tuple(map(jnp.asarray, by_hand)),
         )
     np.testing.assert_allclose(ended.coordinates[0], by_hand[0], rtol=1e-9)
     np.testing.assert_allclose(ended.u[0], by_hand[1], rtol=1e-9)
@@ -99,7 +116,9 @@ def test_descent_with_a_given_step_stops_at_the_cap():
 
 def test_divergence_names_alpha_and_the_limit():
     basis, observed, alpha = lanes([4.0, 4000.0])
-    with pytest.raises(UserError, match=r"diverges at alpha=4000.*step_size <= .* = ([0-9.e-]+) ") as error:
+    with pytest.raises(
+        UserError, match=r"diverges at alpha=4000.*step_size <= .* = ([0-9.e-]+) "
+    ) as error:
         descent.descend(basis, observed, alpha, -5.0, 10_000, step_size=1e-4)
     limit = min(0.5 / np.linalg.norm(basis[1], 2) ** 2, 0.02 / (4000 * np.abs(observed[1]).max()))
     assert f"= {limit:.3g} " in str(error.value)

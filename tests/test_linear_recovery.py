@@ -24,8 +24,16 @@ TINY = {
 
 
 def launch(number, workdir, *fields):
-    return main.main(["main", f"--config={CONFIGS / f'linear_figure{number}.py'}", f"--workdir={workdir}",
-                      "--config.compilation_cache=off", *(f"--config.{field}" for field in fields)])  # fmt: skip
+    return main.main(
+        [
+            "main",
+            f"--config={CONFIGS / f'linear_figure{number}.py'}",
+            f"--workdir={workdir}",
+            # fmt: skip
+            "--config.compilation_cache=off",
+            *(f"--config.{field}" for field in fields),
+        ]
+    )
 
 
 def summary(number, workdir, *fields):
@@ -35,19 +43,29 @@ def summary(number, workdir, *fields):
 
 def test_figure_2_small(tmp_path):
     found = summary(2, tmp_path / "run")
-    assert [set(row) for row in found["figure2"]] == [{"alpha", "lambda", "theta_difference", "s_difference"}] * 3
-    np.testing.assert_allclose([row["alpha"] * row["lambda"] for row in found["figure2"]], 2)  # -log(gamma) / 2
+    assert [set(row) for row in found["figure2"]] == [
+        {"alpha", "lambda", "theta_difference", "s_difference"}
+    ] * 3
+    # -log(gamma) / 2
+    np.testing.assert_allclose([row["alpha"] * row["lambda"] for row in found["figure2"]], 2)
     other = found["other_gammas"][0]["curve"]
-    np.testing.assert_allclose([row["lambda"] for row in other], [row["lambda"] for row in found["figure2"]])
+    np.testing.assert_allclose(
+        [row["lambda"] for row in other], [row["lambda"] for row in found["figure2"]]
+    )
     for descent in found["descent"]:
         assert descent["descents"] == 6 and descent["limit_residual"] < 1e-10
         assert descent["iterations_largest"] <= 10_000
     landscape = found["landscape"]
-    assert landscape["global_minima"] + landscape["strict_saddles"] == landscape["critical_points"] > 0
+    assert (
+        landscape["global_minima"] + landscape["strict_saddles"] == landscape["critical_points"] > 0
+    )
     steps = found["minimum_over_lambda"]["theta"]
     assert steps["on_the_curve"] + steps["one_step_beside"] + steps["further"] == 6
     assert found["kkt_residual"] < 1e-9 and found["cvxpy"] is None
-    assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} == {"figure2.png", "figure2_curve.png"}
+    assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} == {
+        "figure2.png",
+        "figure2_curve.png",
+    }
 
 
 def test_figure_3_small(tmp_path):
@@ -56,7 +74,8 @@ def test_figure_3_small(tmp_path):
     assert [(row["rank"], row["sparsity"]) for row in found["vary_rank"]] == [(1, 2), (2, 2)]
     easy, hard = found["vary_sparsity"]
     assert 1 <= easy["coherence"] <= 6 and easy["guaranteed"] == hard["guaranteed"] == 0
-    assert easy["theta_error"][0] > 0.5 and easy["theta_error"][-1] < 1e-8  # lambda too small, and large enough
+    # lambda too small, and large enough
+    assert easy["theta_error"][0] > 0.5 and easy["theta_error"][-1] < 1e-8
     assert easy["recovered_from"] is not None and hard["recovered_from"] is None
     again = summary(3, tmp_path / "again")
     again.pop("seconds"), found.pop("seconds")
@@ -66,13 +85,22 @@ def test_figure_3_small(tmp_path):
 def test_figure_4_has_the_published_success_far_from_the_frontier(tmp_path):
     """methods.md, 8.5: at r = 20, all 20 of 20 are recovered at k = 20 and none at k = 60."""
     found = summary(4, tmp_path / "run")["figure4"]
-    assert found == {"ranks": [20], "sparsities": [20, 60], "theta_success": [[20, 0]], "s_success": [[20, 0]]}
+    assert found == {
+        "ranks": [20],
+        "sparsities": [20, 60],
+        "theta_success": [[20, 0]],
+        "s_success": [[20, 0]],
+    }
 
 
 def test_a_descent_that_diverges_ends_in_one_line(tmp_path, capsys):
     assert launch(2, tmp_path / "run", *TINY[2], "step_size=0.01") == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "diverges at alpha=" in error and "step_size <= min(0.5/||J||^2" in error
+    assert (
+        error.count("\n") == 1
+        and "diverges at alpha=" in error
+        and "step_size <= min(0.5/||J||^2" in error
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +143,10 @@ def test_a_dry_run_says_what_would_be_computed(capsys):
 
 @pytest.mark.slow
 def test_a_study_killed_three_times_ends_as_the_whole_one(tmp_path):
-    """kill -9 of real processes, each as soon as it has saved two more parts; only what is missing is computed."""
+    """kill -9 of real processes, each as soon as it has saved two more parts; only what is missing
+    is computed.
+    """
+
     def command(workdir):
         return [sys.executable, "-m", "sop_jax.main", "--config=configs/theory/linear_figure3.py",
                 f"--workdir={workdir}", "--config.trials=3"]  # fmt: skip
@@ -131,10 +162,14 @@ def test_a_study_killed_three_times_ends_as_the_whole_one(tmp_path):
             process.kill()
             process.wait()
         assert not (cut / "summary.json").exists()
-    done = subprocess.run(command(cut), cwd=CONFIGS.parents[1], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command(cut), cwd=CONFIGS.parents[1], check=True, capture_output=True, text=True
+    )
     assert done.stdout.count(": as saved in ") >= 6
     ends = [json.loads((folder / "summary.json").read_text()) for folder in (whole, cut)]
     for end in ends:
         del end["seconds"]
     assert ends[0] == ends[1]
-    assert (whole / "plots" / "figure3.png").read_bytes() == (cut / "plots" / "figure3.png").read_bytes()
+    assert (whole / "plots" / "figure3.png").read_bytes() == (
+        cut / "plots" / "figure3.png"
+    ).read_bytes()

@@ -1,4 +1,6 @@
-"""Training, stopping and going on: a run cut anywhere ends bit for bit as the uninterrupted one (CPU)."""
+"""Training, stopping and going on: a run cut anywhere ends bit for bit as the uninterrupted one
+(CPU).
+"""
 
 import json
 import os
@@ -48,7 +50,9 @@ def final_state(workdir):
     import orbax.checkpoint as ocp
 
     manager = ocp.CheckpointManager(workdir / "checkpoints")
-    restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    restored = manager.restore(
+        manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    )
     manager.close()
     leaves = jax.tree_util.tree_leaves_with_path(checkpoint._plain(restored["state"]))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
@@ -72,15 +76,33 @@ def whole(tmp_path_factory):
 
 def test_what_a_run_leaves(whole):
     """design.md, section 5."""
-    for name in ("config.json", "run.json", "metrics.jsonl", "labels.npz", "label_issues.csv", "predictions.npz",
-                 "summary.json", "report.html", "plots/curves.png"):
+    for name in (
+        "config.json",
+        "run.json",
+        "metrics.jsonl",
+        "labels.npz",
+        "label_issues.csv",
+        "predictions.npz",
+        "summary.json",
+        "report.html",
+        "plots/curves.png",
+    ):
         assert (whole / name).stat().st_size > 0, name
     assert list((whole / "tensorboard").iterdir())
     rows = metrics(whole)
     assert [r["epoch"] for r in rows] == [0, 1, 2]
     assert [r["step"] for r in rows] == [6, 12, 18]  # 180 rows in batches of 32
-    assert set(rows[0]) == {"epoch", "step", "learning_rate", "train_loss", "train_accuracy", "test_accuracy",
-                            "validation_accuracy", "train_accuracy_true", "label_issue_auroc"}
+    assert set(rows[0]) == {
+        "epoch",
+        "step",
+        "learning_rate",
+        "train_loss",
+        "train_accuracy",
+        "test_accuracy",
+        "validation_accuracy",
+        "train_accuracy_true",
+        "label_issue_auroc",
+    }
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["test_accuracy_last"] == rows[-1]["test_accuracy"]
     assert summary["test_accuracy_best"] == max(r["test_accuracy"] for r in rows)
@@ -89,7 +111,10 @@ def test_what_a_run_leaves(whole):
     assert len(labels["id"]) == 200 and labels["given_label"].dtype == np.int32
     import hashlib
 
-    assert str(labels["sha256"]) == hashlib.sha256(labels["given_label"].astype("<i4").tobytes()).hexdigest()
+    assert (
+        str(labels["sha256"])
+        == hashlib.sha256(labels["given_label"].astype("<i4").tobytes()).hexdigest()
+    )
     predictions = np.load(whole / "predictions.npz")
     assert predictions["train_pred_probs"].shape == (180, 10)  # validation rows are not among them
     assert predictions["test_pred_probs"].shape == (500, 10)
@@ -103,7 +128,9 @@ def test_same_config_and_seed_give_the_same_numbers(whole, tmp_path):
 
 
 def test_without_tracked_predictions_the_final_network_gives_them(whole, tmp_path):
-    """The training is the same; the probabilities of the training rows, and the suggestions, are the last network's."""
+    """The training is the same; the probabilities of the training rows, and the suggestions, are
+    the last network's.
+    """
     classify.run(tiny(track_predictions=False), tmp_path)
     assert metrics(tmp_path) == metrics(whole)
     short, full = final_state(tmp_path), final_state(whole)
@@ -164,7 +191,9 @@ def test_a_finished_run_says_so(whole, capsys):
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
-    config = tiny(optimizer__schedule="step", optimizer__drop_epochs=(1,), optimizer__drop_factor=1e30)
+    config = tiny(
+        optimizer__schedule="step", optimizer__drop_epochs=(1,), optimizer__drop_factor=1e30
+    )
     with pytest.raises(UserError, match=r"at step \d+; the checkpoint of step 6 is kept"):
         classify.run(config, tmp_path)
     assert len(metrics(tmp_path)) == 1
@@ -191,7 +220,9 @@ def command(workdir, *more):
 
 
 def wait_for_epochs(run, path, count):
-    """Waits until the run has written `count` lines of metrics; returns the seconds that its last epoch took."""
+    """Waits until the run has written `count` lines of metrics; returns the seconds that its last
+    epoch took.
+    """
     while (text := path.read_text() if path.exists() else "").count("\n") < count:
         assert run.poll() is None, "the run ended before it was killed"
         time.sleep(0.002)
@@ -200,22 +231,32 @@ def wait_for_epochs(run, path, count):
 
 @pytest.mark.slow
 def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
-    """kill -9, ten times, each time started again with the same command; also in the middle of saves.
+    """kill -9, ten times, each time started again with the same command; also in the middle of
+    saves.
 
-    The moments are counted in epochs, not in seconds: on a fast machine the run would be over before the tenth kill.
+    The moments are counted in epochs, not in seconds: on a fast machine the run would be over
+      before the tenth kill.
     """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        command(tmp_path / "whole"), cwd=ROOT, env=environment, check=True, capture_output=True
+    )
     rng = random.Random(0)
     for number in range(10):
         with open(tmp_path / "log", "a") as log:
-            run = subprocess.Popen(command(tmp_path / "cut"), cwd=ROOT, env=environment, stdout=log, stderr=log)
-            seconds = wait_for_epochs(run, tmp_path / "cut" / "metrics.jsonl", 10 * number + rng.randint(3, 10))
+            run = subprocess.Popen(
+                command(tmp_path / "cut"), cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+            seconds = wait_for_epochs(
+                run, tmp_path / "cut" / "metrics.jsonl", 10 * number + rng.randint(3, 10)
+            )
             time.sleep(rng.uniform(0, 2 * seconds))
             assert run.poll() is None, "the run ended before it was killed"
             run.kill()
             run.wait()
-    finish = subprocess.run(command(tmp_path / "cut"), cwd=ROOT, env=environment, capture_output=True, text=True)
+    finish = subprocess.run(
+        command(tmp_path / "cut"), cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert finish.returncode == 0, finish.stderr
     assert "resumed at step" in (tmp_path / "log").read_text() + finish.stdout
     assert_same_end(tmp_path / "whole", tmp_path / "cut")
@@ -227,8 +268,12 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_two(tmp_path):
         workdir = tmp_path / str(devices)
         for count, epochs in ((8, 1), (devices, 2)):
             subprocess.run(
-                command(workdir, f"--config.epochs={epochs}", "--config.optimizer.schedule=constant"), cwd=ROOT,
-                check=True, capture_output=True,
+                command(
+                    workdir, f"--config.epochs={epochs}", "--config.optimizer.schedule=constant"
+                ),
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
                 env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"},
             )
         assert len(metrics(workdir)) == 2

@@ -1,4 +1,6 @@
-"""Losses without state of their own, against values worked out by hand and closed-form gradients (methods.md, 1)."""
+"""Losses without state of their own, against values worked out by hand and closed-form gradients
+(methods.md, 1).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,8 @@ GIVEN = jax.nn.one_hot(LABELS, 10)
 
 
 def test_values_at_equal_logits():
-    np.testing.assert_allclose(focal_loss(ZEROS, LABELS, 3.0), 0.9**3 * np.log(10), rtol=1e-6)  # 1.678585
+    # 1.678585
+    np.testing.assert_allclose(focal_loss(ZEROS, LABELS, 3.0), 0.9**3 * np.log(10), rtol=1e-6)
     np.testing.assert_allclose(smoothed_cross_entropy(ZEROS, LABELS, 0.05), np.log(10), rtol=1e-6)
     np.testing.assert_allclose(rescaled_mse(ZEROS, LABELS, 15.0, 1.0), 22.5, rtol=1e-6)
     np.testing.assert_allclose(rescaled_mse(ZEROS, LABELS, 15.0, 4.0), 90, rtol=1e-6)
@@ -31,13 +34,17 @@ def test_values_by_hand_on_two_classes():
     np.testing.assert_allclose(focal_loss(logits, first, 2.0), -np.log(0.75) / 16, rtol=1e-5)
     expected = -(0.9 * np.log(0.75) + 0.1 * (np.log(0.75) + np.log(0.25)) / 2)
     np.testing.assert_allclose(smoothed_cross_entropy(logits, first, 0.1), expected, rtol=1e-5)
-    np.testing.assert_allclose(rescaled_mse(jnp.array([[2.0, 3.0]]), first, 5.0, 2.0), (2 * 9 + 9) / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        rescaled_mse(jnp.array([[2.0, 3.0]]), first, 5.0, 2.0), (2 * 9 + 9) / 2, rtol=1e-6
+    )
 
 
 def test_limits_are_cross_entropy():
     plain = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS)
     np.testing.assert_allclose(focal_loss(LOGITS, LABELS, 0.0), plain, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(smoothed_cross_entropy(LOGITS, LABELS, 0.0), plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        smoothed_cross_entropy(LOGITS, LABELS, 0.0), plain, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_gradients_in_closed_form():
@@ -56,7 +63,9 @@ def test_gradients_in_closed_form():
 def test_focal_gradient_is_finite_where_the_network_is_certain(gamma):
     found = jax.grad(lambda z: jnp.sum(focal_loss(z, LABELS, gamma)))(200 * GIVEN)
     assert np.isfinite(found).all()
-    assert np.isfinite(jax.grad(lambda z: jnp.sum(focal_loss(z, LABELS, gamma)))(-200 * GIVEN)).all()
+    assert np.isfinite(
+        jax.grad(lambda z: jnp.sum(focal_loss(z, LABELS, gamma)))(-200 * GIVEN)
+    ).all()
 
 
 @pytest.mark.parametrize(("field", "value"), [

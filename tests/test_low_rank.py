@@ -1,4 +1,6 @@
-"""Low-rank recovery: the descent against hand-made steps, its limit, robust PCA against its optimality conditions."""
+"""Low-rank recovery: the descent against hand-made steps, its limit, robust PCA against its
+optimality conditions.
+"""
 
 import hypothesis.strategies as st
 import jax
@@ -20,7 +22,9 @@ def problems():
 @pytest.fixture(scope="module")
 def descents(problems):
     """The same descent from two starts."""
-    return {gamma: low_rank.recover(problems, ALPHA, gamma, None, 12000, 120) for gamma in (1e-2, 1e-5)}
+    return {
+        gamma: low_rank.recover(problems, ALPHA, gamma, None, 12000, 120) for gamma in (1e-2, 1e-5)
+    }
 
 
 @settings(max_examples=20, deadline=None)
@@ -42,7 +46,9 @@ def test_the_sparse_part_hits_its_share():
 
 
 def test_two_steps_by_hand():
-    """A 1x1 'matrix' y = 2 from gamma = .5: U, g, h by the gradients of (u^2 + g^2 - h^2 - y)^2 / 4."""
+    """A 1x1 'matrix' y = 2 from gamma = .5: U, g, h by the gradients of (u^2 + g^2 - h^2 - y)^2 /
+    4.
+    """
     alpha, step, u, g, h = 3.0, 0.1, 0.5, 0.5, 0.5
     for _ in range(2):
         r = u * u + g * g - h * h - 2
@@ -85,7 +91,9 @@ def test_exact_recovery_without_rank_or_sparsity(problems, descents):
 def test_largest_rise_is_of_single_iterations(problems):
     ended = low_rank.recover(problems[:1], ALPHA, 1e-2, None, 300, 1)
     at_start = low_rank.distance(1e-4 * np.eye(20), problems[0].low_rank)
-    np.testing.assert_allclose(ended.largest_rise[0], np.diff([at_start, *ended.errors[0]]).max(), rtol=1e-6)
+    np.testing.assert_allclose(
+        ended.largest_rise[0], np.diff([at_start, *ended.errors[0]]).max(), rtol=1e-6
+    )
     assert ended.largest_rise[0] < 0  # it always fell
 
 
@@ -99,7 +107,8 @@ def test_robust_pca_solves_its_program(problems):
         assert low_rank.distance(found, problem.low_rank) < 1e-6  # it recovers X exactly here
         objective = np.trace(found) + weight * np.abs(sparse).sum()
         rng = np.random.default_rng(0)
-        for scale in (1e-3, 1e-2, 1e-1, 1):  # of X shrunk a little, as that lowers the trace, and moved
+        # of X shrunk a little, as that lowers the trace, and moved
+        for scale in (1e-3, 1e-2, 1e-1, 1):
             factor = rng.standard_normal((20, 2))
             other = (1 - 0.1 * scale) * found + 0.01 * scale * factor @ factor.T
             assert np.trace(other) + weight * np.abs(problem.observed - other).sum() > objective
@@ -109,7 +118,9 @@ def test_robust_pca_of_a_scalar_by_hand():
     """min x + w|s| s.t. x + s = y, x >= 0: x = y if w > 1, x = 0 if w < 1 or y < 0."""
     for value, weight, expected in ((3.0, 2.0, 3.0), (3.0, 0.5, 0.0), (-3.0, 2.0, 0.0)):
         found, sparse = low_rank.robust_pca(np.full((1, 1), value), weight, tolerance=1e-9)
-        np.testing.assert_allclose([found.item(), sparse.item()], [expected, value - expected], atol=1e-7)
+        np.testing.assert_allclose(
+            [found.item(), sparse.item()], [expected, value - expected], atol=1e-7
+        )
 
 
 def test_robust_pca_says_when_it_is_not_done(problems):
@@ -142,4 +153,6 @@ def test_facts_by_hand():
     assert facts["eigenvalue_ratio"] == [pytest.approx(0.005)]
     assert facts["relative_error"] == [pytest.approx(0.01 / 20**0.5)]
     assert facts["distance_to_robust_pca"] == [pytest.approx(0.02 / 20**0.5, rel=1e-3)]
-    assert facts["smallest_eigenvalue"] == [pytest.approx(0.0025)] and facts["largest_rise"] == [-1e-9]
+    assert facts["smallest_eigenvalue"] == [pytest.approx(0.0025)] and facts["largest_rise"] == [
+        -1e-9
+    ]

@@ -18,14 +18,18 @@ N, K, B, SHAPE = 40, 5, 8, (8, 8, 1)
 
 def from_defaults(name, **fields):
     config = default()
-    config.method.update(name=name, learning_rate_u=10.0, learning_rate_v=10.0, init_std=0.3, **fields)
+    config.method.update(
+        name=name, learning_rate_u=10.0, learning_rate_v=10.0, init_std=0.3, **fields
+    )
     return methods.from_config(config.method, K)
 
 
 def make(name, labels, **fields):
     method = from_defaults(name, **fields)
     model = models.api.find("small_resnet", K, width=4)
-    optimiser = optimizer.make_optimizer(optimizer.sgd(0.05, 0.9, 0.0), method.row_learning_rates, B)
+    optimiser = optimizer.make_optimizer(
+        optimizer.sgd(0.05, 0.9, 0.0), method.row_learning_rates, B
+    )
     state = steps.init_state(jax.random.key(0), method, model, optimiser, SHAPE, labels, K)
     return method, state, jax.jit(steps.make_step(method, model.apply, optimiser, 5))
 
@@ -57,7 +61,9 @@ def test_only_rows_of_the_batch_change(name, labels):
     for kind in ("table", "tracker"):
         before_rows, after_rows = getattr(state, kind), getattr(after, kind)
         chex.assert_trees_all_equal_shapes_and_dtypes(before_rows, after_rows)
-        for leaf, old in zip(jax.tree.leaves(after_rows), jax.tree.leaves(before_rows), strict=True):
+        for leaf, old in zip(
+            jax.tree.leaves(after_rows), jax.tree.leaves(before_rows), strict=True
+        ):
             np.testing.assert_array_equal(leaf[untouched], old[untouched])
     for row_name in method.row_learning_rates:
         assert np.any(after.table[row_name] != state.table[row_name])
@@ -65,7 +71,9 @@ def test_only_rows_of_the_batch_change(name, labels):
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_state_keeps_its_structure(name, labels):
-    """Same shapes and dtypes in and out, or a scan over steps and a second compiled call would fail."""
+    """Same shapes and dtypes in and out, or a scan over steps and a second compiled call would
+    fail.
+    """
     method, state, step = make(name, labels)
     after, _ = step(state, batch_of(method, labels, jnp.arange(B, dtype=jnp.int32)))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
@@ -73,10 +81,17 @@ def test_the_state_keeps_its_structure(name, labels):
 
 @pytest.mark.parametrize("name", ["sop", "sop_plus"])
 def test_v_can_be_stored_as_bfloat16(name, labels):
-    """A step moves v as in float32, up to its rounding, and u, which is always float32, the same."""
-    (_, wide, step), (_, narrow, narrow_step) = make(name, labels), make(name, labels, v_dtype="bfloat16")
+    """A step moves v as in float32, up to its rounding, and u, which is always float32, the
+    same.
+    """
+    (_, wide, step), (_, narrow, narrow_step) = (
+        make(name, labels),
+        make(name, labels, v_dtype="bfloat16"),
+    )
     assert narrow.table["v"].nbytes == wide.table["v"].nbytes / 2
-    narrow = narrow._replace(table=table.scatter(narrow.table, jnp.arange(N), table.gather(wide.table, jnp.arange(N))))
+    narrow = narrow._replace(
+        table=table.scatter(narrow.table, jnp.arange(N), table.gather(wide.table, jnp.arange(N)))
+    )
     batch = batch_of(methods.find(name)(num_classes=K), labels, jnp.arange(B, dtype=jnp.int32))
     wide, narrow = step(wide, batch)[0], narrow_step(narrow, batch)[0]
     assert narrow.table["u"].dtype == jnp.float32

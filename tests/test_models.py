@@ -29,9 +29,13 @@ def test_published_parameter_counts():
 
 @pytest.mark.parametrize("name", list(api.NETWORKS))
 def test_shapes_and_strides(name):
-    """32x32 keeps its size in the stem (stride 1, no max-pool): the last stage is 4x4, for small_resnet 8x8."""
+    """32x32 keeps its size in the stem (stride 1, no max-pool): the last stage is 4x4, for
+    small_resnet 8x8.
+    """
     model = api.find(name, 7, jnp.bfloat16, width=4)
-    params, model_state = jax.eval_shape(lambda key: model.init(key, (32, 32, 3)), jax.random.key(0))
+    params, model_state = jax.eval_shape(
+        lambda key: model.init(key, (32, 32, 3)), jax.random.key(0)
+    )
     logits, new_state = jax.eval_shape(
         lambda p, s, x: model.apply(p, s, x, True), params, model_state, jnp.zeros((2, 32, 32, 3))
     )
@@ -75,13 +79,17 @@ VARIANTS = [
 def test_logits_are_the_classifier_applied_to_the_features(name, options):
     """And what training applies, with batch statistics of its own, has the same last layer."""
     model = api.find(name, 3, width=4, **options)
-    init = jax.jit(lambda key: model.init(key, (8, 8, 1)), compiler_options=compiler.options_for_one_run())
+    init = jax.jit(
+        lambda key: model.init(key, (8, 8, 1)), compiler_options=compiler.options_for_one_run()
+    )
     params, model_state = init(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
 
     @functools.partial(jax.jit, compiler_options=compiler.options_for_one_run())
     def both(params, model_state):
-        return model.apply(params, model_state, images, False)[0], model.features(params, model_state, images)
+        return model.apply(params, model_state, images, False)[0], model.features(
+            params, model_state, images
+        )
 
     logits, features = both(params, model_state)
     weight, bias = model.classifier(params)
@@ -92,19 +100,31 @@ def test_logits_are_the_classifier_applied_to_the_features(name, options):
 
 
 def test_a_fixed_classifier_is_no_parameter_and_its_bias_is_one():
-    learnt, fixed = api.find("small_resnet", 3, width=4), api.find("small_resnet", 3, width=4, classifier="etf")
-    params = {name: jax.eval_shape(lambda key, m=m: m.init(key, (8, 8, 1)), jax.random.key(0))[0]
-              for name, m in (("learnt", learnt), ("fixed", fixed))}
+    learnt, fixed = (
+        api.find("small_resnet", 3, width=4),
+        api.find("small_resnet", 3, width=4, classifier="etf"),
+    )
+    params = {
+        name: jax.eval_shape(lambda key, m=m: m.init(key, (8, 8, 1)), jax.random.key(0))[0]
+        for name, m in (("learnt", learnt), ("fixed", fixed))
+    }
     assert api.num_parameters(params["learnt"]) - api.num_parameters(params["fixed"]) == 3 * 16
-    gradient = jax.grad(lambda p: jnp.sum(fixed.classifier(p)[1]))({"EtfClassifier_0": {"bias": jnp.zeros(3)}})
+    gradient = jax.grad(lambda p: jnp.sum(fixed.classifier(p)[1]))(
+        {"EtfClassifier_0": {"bias": jnp.zeros(3)}}
+    )
     np.testing.assert_array_equal(gradient["EtfClassifier_0"]["bias"], 1)
-    np.testing.assert_allclose(fixed.classifier({"EtfClassifier_0": {"bias": jnp.zeros(3)}})[0], etf.etf_weight(3, 16),
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        fixed.classifier({"EtfClassifier_0": {"bias": jnp.zeros(3)}})[0],
+        etf.etf_weight(3, 16),
+        rtol=1e-6,
+    )
 
 
 def test_features_as_many_as_classes_save_a_fifth_of_resnet18():
     """20.7 % of ResNet-18 on ten classes (Zhu et al. 2021; methods.md, 7.4)."""
-    assert 1 - count("resnet18", feature_dim=10, classifier="etf") / count("resnet18") == pytest.approx(0.207, abs=5e-4)
+    assert 1 - count("resnet18", feature_dim=10, classifier="etf") / count(
+        "resnet18"
+    ) == pytest.approx(0.207, abs=5e-4)
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -34,7 +34,10 @@ def finished(config, folder):
     summary = json.loads((folder / "summary.json").read_text())
     for case in config.collapse.cases:
         found = summary[case]
-        lines = [json.loads(line) for line in (folder / "runs" / case / "metrics.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (folder / "runs" / case / "metrics.jsonl").read_text().splitlines()
+        ]
         assert [line["nc1"] is None for line in lines] == [True, False]
         for key in COLLAPSE_KEYS:
             assert found[key]["first"] == found[key]["last"] == lines[1][key]
@@ -51,7 +54,11 @@ def test_the_study_end_to_end(config, tmp_path, capsys):
     with Image.open(tmp_path / "plots" / "wrong_labels.png") as image:
         assert 850 <= image.width <= 950
     saved = json.loads((tmp_path / "runs" / "sop_noisy" / "config.json").read_text())
-    assert (saved["task"], saved["method"]["name"], saved["noise"]["rate"]) == ("classify", "sop", 0.4)
+    assert (saved["task"], saved["method"]["name"], saved["noise"]["rate"]) == (
+        "classify",
+        "sop",
+        0.4,
+    )
     capsys.readouterr()
     neural_collapse.run(config, tmp_path)
     assert "already finished" in capsys.readouterr().out
@@ -83,15 +90,22 @@ def test_each_case_sets_what_its_name_says():
     for case, own in cases.items():
         configs.check(own)
         assert own.track_collapse and own.task == "classify", case
-    assert [cases[loss].method.name for loss in neural_collapse.LOSSES] == list(neural_collapse.LOSSES)
-    assert (cases["narrow_etf"].model.feature_dim, cases["narrow_etf"].model.classifier) == (10, "etf")
+    assert [cases[loss].method.name for loss in neural_collapse.LOSSES] == list(
+        neural_collapse.LOSSES
+    )
+    assert (cases["narrow_etf"].model.feature_dim, cases["narrow_etf"].model.classifier) == (
+        10,
+        "etf",
+    )
     assert (cases["etf"].model.feature_dim, cases["etf"].model.classifier) == (None, "etf")
     assert cases["ce_noisy"].noise.rate == cases["sop_noisy"].noise.rate == 0.3
     assert (cases["ce_random"].noise.kind, cases["ce_random"].noise.rate) == ("symmetric", 1.0)
 
 
 def test_summary_of_known_curves():
-    """The terminal phase starts where training accuracy first reaches TERMINAL; NC1 falls 0.5 -> 0.02 in it."""
+    """The terminal phase starts where training accuracy first reaches TERMINAL; NC1 falls 0.5 ->
+    0.02 in it.
+    """
     values = {key: np.full(4, np.nan) for key in neural_collapse.CURVES}
     curves = values | {"epoch": np.array([1, 3, 5, 7]), "train_accuracy": np.array([0.8, 0.9995, 0.99, 1.0]),
                        "nc1": np.array([2.0, 0.5, 0.1, 0.02])}  # fmt: skip
@@ -102,7 +116,11 @@ def test_summary_of_known_curves():
     assert math.isclose(found["nc1_fall"], 25)
     assert "nc2" not in found
     never = neural_collapse.summarise(curves | {"train_accuracy": np.full(4, 0.9)}, run)
-    assert never["terminal_epoch"] is None and never["nc1_fall"] is None and never["nc1"]["terminal"] is None
+    assert (
+        never["terminal_epoch"] is None
+        and never["nc1_fall"] is None
+        and never["nc1"]["terminal"] is None
+    )
 
 
 def test_table_of_fixed_classifiers():
@@ -117,9 +135,14 @@ def test_table_of_fixed_classifiers():
 
 def test_seeds_are_averaged(config, tmp_path):
     for seed, value in ((0, 1.0), (1, 3.0)):
-        rows = [{"epoch": 0, "test_accuracy": None}, {"epoch": 1, "test_accuracy": 0.5, "nc1": value, "nc2": None}]
+        rows = [
+            {"epoch": 0, "test_accuracy": None},
+            {"epoch": 1, "test_accuracy": 0.5, "nc1": value, "nc2": None},
+        ]
         (tmp_path / f"seed_{seed}").mkdir()
-        (tmp_path / f"seed_{seed}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / f"seed_{seed}" / "metrics.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     config.num_seeds = 2
     curves = neural_collapse.read_curves(tmp_path, config)
     np.testing.assert_array_equal(curves["epoch"], [1])
@@ -146,4 +169,7 @@ def test_fields_that_cannot_be_are_refused(field, value, message):
 def test_dry_run_names_the_cases(capsys):
     assert main.main(["sop_jax", "--config=configs/theory/neural_collapse.py", "--dry_run"]) == 0
     out = capsys.readouterr().out
-    assert all(f"runs/{case}" in out for case in neural_collapse.CASES) and "nothing was computed" in out
+    assert (
+        all(f"runs/{case}" in out for case in neural_collapse.CASES)
+        and "nothing was computed" in out
+    )

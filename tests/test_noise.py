@@ -15,36 +15,53 @@ from sop_jax.errors import UserError
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "noise.npz")
 CIFAR10_LABELS = np.repeat(np.arange(10), 5000)  # 5,000 of each class, as in the golden runs
 CIFAR100_LABELS = np.repeat(np.arange(100), 500)
-# Golden rates are draws per example: three standard errors of a share of 50,000 (rates), of 5,000 (matrix entries).
+# Golden rates are draws per example: three standard errors of a share of 50,000 (rates), of 5,000
+# (matrix entries).
 RATE_TOLERANCE = 3 * np.sqrt(0.25 / 50_000)
 ENTRY_TOLERANCE = 3 * np.sqrt(0.25 / 5_000)
 
 
 def test_symmetric_matrices_by_hand():
     np.testing.assert_allclose(symmetric(0.4, 5), np.full((5, 5), 0.1) + 0.5 * np.eye(5))
-    np.testing.assert_allclose(symmetric(0.4, 5, inclusive=True), np.full((5, 5), 0.08) + 0.6 * np.eye(5))
+    np.testing.assert_allclose(
+        symmetric(0.4, 5, inclusive=True), np.full((5, 5), 0.08) + 0.6 * np.eye(5)
+    )
 
 
 def test_pairflip_and_maps_by_hand():
     np.testing.assert_allclose(pairflip(0.3, 3), [[0.7, 0.3, 0], [0, 0.7, 0.3], [0.3, 0, 0.7]])
     cifar = asymmetric(0.4, "cifar10")
-    assert [(int(a), int(b)) for a, b in np.argwhere(cifar == 0.4)] == [(2, 0), (3, 5), (4, 7), (5, 3), (9, 1)]
+    assert [(int(a), int(b)) for a, b in np.argwhere(cifar == 0.4)] == [
+        (2, 0),
+        (3, 5),
+        (4, 7),
+        (5, 3),
+        (9, 1),
+    ]
     assert np.array_equal(np.flatnonzero(np.diag(cifar) == 1), [0, 1, 6, 7, 8])
-    assert [tuple(p) for p in np.argwhere(asymmetric(0.4, "mnist") == 0.4).tolist()] == [(2, 7), (3, 8), (5, 6), (6, 5)]
+    assert [tuple(p) for p in np.argwhere(asymmetric(0.4, "mnist") == 0.4).tolist()] == [
+        (2, 7),
+        (3, 8),
+        (5, 6),
+        (6, 5),
+    ]
     np.testing.assert_array_equal(asymmetric(0.2, num_classes=10), asymmetric(0.2, "cifar10"))
     np.testing.assert_array_equal(asymmetric(0.2, 100), asymmetric(0.2, "block_cyclic"))
     np.testing.assert_allclose(asymmetric(0.2, {0: 1}, num_classes=2), [[0.8, 0.2], [0, 1]])
 
 
 def test_cifar100_maps():
-    cyclic, swap, superclass = (noise.FLIPS[k][1] for k in ("block_cyclic", "block_swap", "superclass_cyclic"))
+    cyclic, swap, superclass = (
+        noise.FLIPS[k][1] for k in ("block_cyclic", "block_swap", "superclass_cyclic")
+    )
     assert [cyclic[c] for c in (0, 3, 4, 99)] == [1, 4, 0, 95]
     first_pair = np.random.RandomState(0).choice(5, size=2, replace=False)
     assert swap[first_pair[0]] == first_pair[1]
     assert len(swap) == 40 and all(swap[b] == a and a // 5 == b // 5 for a, b in swap.items())
     of = noise.CIFAR100_SUPERCLASS
     assert [of.count(s) for s in range(20)] == [5] * 20
-    assert superclass[4] == 30 and superclass[95] == 4  # aquatic mammals: beaver, dolphin, otter, seal, whale
+    # aquatic mammals: beaver, dolphin, otter, seal, whale
+    assert superclass[4] == 30 and superclass[95] == 4
     assert all(of[a] == of[b] and a != b for a, b in superclass.items())
     assert sorted(superclass.values()) == [*range(100)]
 
@@ -87,7 +104,8 @@ def test_asymmetric_cifar10_differs_from_published_code_only_in_its_leak():
         for i, rate in enumerate(GOLDEN["nominal"]):
             _, report = corrupt(CIFAR10_LABELS, asymmetric(rate, "cifar10"), seed=0)
             assert abs(report.actual_rate - rate / 2) < 1e-3
-            others = [c for c in range(10) if c != 3]  # the published code sends some moved cats back
+            # the published code sends some moved cats back
+            others = [c for c in range(10) if c != 3]
             difference = np.abs(report.transition - GOLDEN[f"confusion_{name}"][i])
             assert difference[others].max() < ENTRY_TOLERANCE < difference[3].max()
 
@@ -97,8 +115,12 @@ def test_asymmetric_cifar10_differs_from_published_code_only_in_its_leak():
 def test_corrupt_properties(num_classes, n, rate, seed, data):
     random = np.random.default_rng(data.draw(st.integers(0, 999)))
     labels = random.integers(0, num_classes, n)
-    raw = random.random((num_classes, num_classes)) * (random.random((num_classes, num_classes)) < 0.5)
-    transition = (1 - rate) * np.eye(num_classes) + rate * (raw + 1e-9) / (raw + 1e-9).sum(1, keepdims=True)
+    raw = random.random((num_classes, num_classes)) * (
+        random.random((num_classes, num_classes)) < 0.5
+    )
+    transition = (1 - rate) * np.eye(num_classes) + rate * (raw + 1e-9) / (raw + 1e-9).sum(
+        1, keepdims=True
+    )
     noisy, report = corrupt(labels, transition, seed)
     again, _ = corrupt(labels, transition, seed)
     assert noisy.dtype == np.int32 and noisy.shape == (n,)
@@ -166,11 +188,14 @@ def test_instance_dependent_noise():
     np.testing.assert_array_equal(noisy, again)
     assert noisy.dtype == np.int32 and not np.array_equal(noisy, other)
     off_diagonal = report.transition[~np.eye(10, dtype=bool)]
-    assert off_diagonal.max() > 2 * off_diagonal.mean()  # raw pixels: a class's noise lands on few targets
+    # raw pixels: a class's noise lands on few targets
+    assert off_diagonal.max() > 2 * off_diagonal.mean()
 
 
 def test_instance_noise_depends_on_the_image_alone():
-    """Two examples of one image and class move to the same class, where both move (raw pixels: a one-hot softmax)."""
+    """Two examples of one image and class move to the same class, where both move (raw pixels: a
+    one-hot softmax).
+    """
     random = np.random.default_rng(0)
     images = np.repeat(random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8), 2, axis=0)
     labels = np.repeat(random.integers(0, 10, 200), 2)

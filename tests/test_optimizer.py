@@ -35,7 +35,9 @@ def test_constant_schedule():
 def test_network_schedule_is_constant_within_an_epoch():
     config = default()
     config.epochs = 2
-    config.optimizer.update(schedule="step", drop_epochs=(1,), momentum=0.0, weight_decay=0.0, learning_rate=1.0)
+    config.optimizer.update(
+        schedule="step", drop_epochs=(1,), momentum=0.0, weight_decay=0.0, learning_rate=1.0
+    )
     transform = optimizer.network_optimizer(config, steps_per_epoch=3)
     state, moves = transform.init(jnp.zeros(())), []
     for _ in range(6):
@@ -63,13 +65,17 @@ def test_rows_move_by_the_rate_scaled_by_the_batch_and_keep_no_memory(batch_size
     transform = optimizer.make_optimizer(network, {"u": 10.0, "v": 100.0}, batch_size)
     rows = {"u": jnp.ones((4, 1)), "v": jnp.ones((4, 3))}
     variables = {"network": {"w": jnp.ones(3)}, "rows": rows}
-    state = transform.init({"network": variables["network"], "rows": jax.tree.map(lambda x: x[:1], rows)})
+    state = transform.init(
+        {"network": variables["network"], "rows": jax.tree.map(lambda x: x[:1], rows)}
+    )
     gradients = jax.tree.map(jnp.ones_like, variables)
-    for _ in range(2):  # the same move twice: no momentum; and no decay, though the rows are not zero
+    # the same move twice: no momentum; and no decay, though the rows are not zero
+    for _ in range(2):
         updates, state = transform.update(gradients, state, variables)
         np.testing.assert_allclose(updates["rows"]["u"], -10.0 * batch_size / 128)
         np.testing.assert_allclose(updates["rows"]["v"], -100.0 * batch_size / 128)
-    assert all(leaf.size == 3 or leaf.size == 1 for leaf in jax.tree.leaves(state))  # network momentum alone
+    # network momentum alone
+    assert all(leaf.size == 3 or leaf.size == 1 for leaf in jax.tree.leaves(state))
 
 
 def test_triangular_schedule_rises_and_falls_by_step():
@@ -77,7 +83,9 @@ def test_triangular_schedule_rises_and_falls_by_step():
     np.testing.assert_allclose(got, [0, 0.25, *(0.5 * np.arange(8, 0, -1) / 8)], rtol=1e-6)
     config = default()
     config.epochs = 2
-    config.optimizer.update(schedule="triangular", warmup=0.5, momentum=0.0, weight_decay=0.0, learning_rate=1.0)
+    config.optimizer.update(
+        schedule="triangular", warmup=0.5, momentum=0.0, weight_decay=0.0, learning_rate=1.0
+    )
     transform = optimizer.network_optimizer(config, steps_per_epoch=2)
     state, moves = transform.init(jnp.zeros(())), []
     for _ in range(4):
@@ -98,18 +106,33 @@ def test_nesterov_looks_ahead():
 
 def test_muon_moves_kernels_orthogonally_and_leaves_the_rest_and_the_rows_to_gradient_descent():
     config = default()
-    config.optimizer.update(name="muon", schedule="constant", muon_learning_rate=0.1, learning_rate=0.5,
-                            weight_decay=0.0)
+    config.optimizer.update(
+        name="muon",
+        schedule="constant",
+        muon_learning_rate=0.1,
+        learning_rate=0.5,
+        weight_decay=0.0,
+    )
     transform = optimizer.make_optimizer(optimizer.network_optimizer(config, 1), {"u": 10.0}, 64)
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 8))
-    network = ({"conv": kernel * 8**0.5 / jnp.linalg.norm(kernel), "bias": jnp.zeros(8), "head": jnp.ones((8, 3))},)
+    network = (
+        {
+            "conv": kernel * 8**0.5 / jnp.linalg.norm(kernel),
+            "bias": jnp.zeros(8),
+            "head": jnp.ones((8, 3)),
+        },
+    )
     variables = {"network": network, "rows": {"u": jnp.ones((4, 1))}}
     state = transform.init({"network": network, "rows": {"u": jnp.ones((1, 1))}})
     gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), variables)
     updates, _ = transform.update(gradients, state, variables)
-    np.testing.assert_allclose(updates["rows"]["u"], -10.0 * 64 / 128 * gradients["rows"]["u"], rtol=1e-6)
+    np.testing.assert_allclose(
+        updates["rows"]["u"], -10.0 * 64 / 128 * gradients["rows"]["u"], rtol=1e-6
+    )
     for name in ("bias", "head"):
-        np.testing.assert_allclose(updates["network"][0][name], -0.5 * gradients["network"][0][name], rtol=1e-6)
+        np.testing.assert_allclose(
+            updates["network"][0][name], -0.5 * gradients["network"][0][name], rtol=1e-6
+        )
 
     old = network[0]["conv"].reshape(36, 8)
     new = old + updates["network"][0]["conv"].reshape(36, 8)
@@ -118,7 +141,8 @@ def test_muon_moves_kernels_orthogonally_and_leaves_the_rest_and_the_rows_to_gra
     # Before its norm was set back, the kernel was a multiple of `new`: old - 0.1 * (nearly u @ v).
     scale = np.linalg.norm(old - 0.1 * u @ v) / 8**0.5
     singular = np.linalg.svd((np.asarray(old) - scale * np.asarray(new)) / 0.1, compute_uv=False)
-    assert singular.min() > 0.6 and singular.max() < 1.3  # the band of Newton and Schulz's iteration
+    # the band of Newton and Schulz's iteration
+    assert singular.min() > 0.6 and singular.max() < 1.3
 
 
 def test_average_by_hand():

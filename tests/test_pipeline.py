@@ -10,7 +10,8 @@ from sop_jax.data import pipeline
 @settings(deadline=None, max_examples=50)
 @given(n=st.integers(1, 300), batch=st.integers(1, 64), epoch=st.integers(0, 5))
 def test_every_row_once_and_padding_masked(n, batch, epoch):
-    rows = np.arange(0, 2 * n, 2, dtype=np.int32)  # rows need not be contiguous: validation rows are left out
+    # rows need not be contiguous: validation rows are left out
+    rows = np.arange(0, 2 * n, 2, dtype=np.int32)
     example, index = pipeline.epoch_plan(rows, batch, seed=3, epoch=epoch, padded_index=9999)
     assert example.shape == index.shape == (-(-n // batch), batch)
     real = index.ravel() != 9999

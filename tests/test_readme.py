@@ -41,7 +41,12 @@ def test_own_loop_example_runs_and_finds_wrong_labels():
         order = np.random.default_rng(epoch).permutation(len(given))[:1280].reshape(-1, 32)
         for index in order:
             params, rows, opt_state = names["step"](
-                params, rows, opt_state, images[index], jnp.asarray(given[index]), jnp.asarray(index)
+                params,
+                rows,
+                opt_state,
+                images[index],
+                jnp.asarray(given[index]),
+                jnp.asarray(index),
             )
     wrong = given != digits.labels
     assert roc_auc_score(wrong, np.asarray(rows["u"])[: len(given), 0] ** 2) > 0.9
@@ -57,7 +62,8 @@ def test_quick_start_blocks():
     train, test = quick_start_blocks(README)
     assert "pip install" in train and "configs/digits_sop.py" in train and "--workdir=" in train
     assert "pytest" in test
-    assert len(re.findall("^```bash", README, re.MULTILINE)) == 2  # the first two bash blocks, and the only ones
+    # the first two bash blocks, and the only ones
+    assert len(re.findall("^```bash", README, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
@@ -68,9 +74,13 @@ def test_every_config_stands_in_the_readme(path):
     assert path.stem in names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "theory").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "theory").glob("*.py")), ids=lambda p: p.stem
+)
 def test_every_theory_config_stands_in_the_readme_with_its_figure(path):
-    row = next(line for line in section(THEORY).splitlines() if line.startswith(f"| `{path.stem}` |"))
+    row = next(
+        line for line in section(THEORY).splitlines() if line.startswith(f"| `{path.stem}` |")
+    )
     figures = re.findall(r"\]\((benchmarks/results/theory/[\w.]+\.png)\)", row)
     assert figures
     for figure in figures:
@@ -80,8 +90,15 @@ def test_every_theory_config_stands_in_the_readme_with_its_figure(path):
 
 
 def test_files_named_exist():
-    for name in ("ARCHITECTURE.md", "CITATION.cff", "LICENSE", "launch/gpu.sh", "launch/tpu_vm.sh",
-                 "launch/colab_tpu.ipynb", "sop_jax/config.py"):
+    for name in (
+        "ARCHITECTURE.md",
+        "CITATION.cff",
+        "LICENSE",
+        "launch/gpu.sh",
+        "launch/tpu_vm.sh",
+        "launch/colab_tpu.ipynb",
+        "sop_jax/config.py",
+    ):
         assert (ROOT / name).exists(), name
     assert "CC BY-NC" in README
 

@@ -19,14 +19,19 @@ def test_initial_weights_have_the_papers_shapes_and_scales():
 
 def test_the_network_by_hand():
     weights = [jnp.array([[1.0, -1.0]]), jnp.array([[2.0], [3.0]])]
-    np.testing.assert_allclose(relu_network.apply(weights, jnp.array([[1.0], [-1.0], [2.0]])), [2, 3, 4])
+    np.testing.assert_allclose(
+        relu_network.apply(weights, jnp.array([[1.0], [-1.0], [2.0]])), [2, 3, 4]
+    )
 
 
 def test_two_steps_of_descent_by_hand():
-    # f = w v x at x = 1, w = 1, v = 2, y = 0: f = 2, loss 2, df/dw = 2, df/dv = 1; rate .1: w = .6, v = 1.8, f = 1.08
-    # then w = .6 - .1*1.08*1.8 = .4056, v = 1.8 - .1*1.08*.6 = 1.7352
+    # f = w v x at x = 1, w = 1, v = 2, y = 0: f = 2, loss 2, df/dw = 2, df/dv = 1; rate .1: w = .6,
+    # v = 1.8, f = 1.08 then w = .6 - .1*1.08*1.8 = .4056, v = 1.8 - .1*1.08*.6 = 1.7352
     weights = [jnp.array([[1.0]]), jnp.array([[2.0]])]
-    sample, grid = (jnp.array([[1.0]]), jnp.array([0.0])), (jnp.array([[1.0], [2.0]]), jnp.array([1.0, -1.0]))
+    sample, grid = (
+        (jnp.array([[1.0]]), jnp.array([0.0])),
+        (jnp.array([[1.0], [2.0]]), jnp.array([1.0, -1.0])),
+    )
     run = relu_network.descend(weights, sample, grid, 0.1, steps=2, every=1)
     np.testing.assert_allclose(run.loss, [2.0, 1.08**2 / 2], rtol=1e-6)
     np.testing.assert_allclose(run.grid_accuracy, [0.5, 0.5])
@@ -45,20 +50,37 @@ def test_divergence_is_noticed(losses, lost):
 
 
 def test_descent_is_stable_below_the_limit_and_not_above():
-    pair, settings = curves.named("circles-1"), {"depth": 2, "width": 256, "samples": 10, "grid": 20}
-    limit = curves_training.train(pair, **settings, steps=20, every=20, factor=1.0, seeds=[0])["limit"][0]
+    pair, settings = (
+        curves.named("circles-1"),
+        {"depth": 2, "width": 256, "samples": 10, "grid": 20},
+    )
+    limit = curves_training.train(pair, **settings, steps=20, every=20, factor=1.0, seeds=[0])[
+        "limit"
+    ][0]
     below, above, far = (
         curves_training.train(pair, **settings, steps=20, every=20, factor=times * limit, seeds=[0])
         for times in (0.9, 2.5, 20.0)
     )
     assert np.all(below["loss"] <= below["loss"][0, 0] * 1.001) and not below["diverged"][0]
     assert above["loss"].max() > 1.5 * above["loss"][0, 0]
-    assert far["diverged"][0] and np.isnan(far["grid_accuracy"]).all() and np.isnan(far["sample_accuracy"]).all()
+    assert (
+        far["diverged"][0]
+        and np.isnan(far["grid_accuracy"]).all()
+        and np.isnan(far["sample_accuracy"]).all()
+    )
 
 
 def test_training_is_repeatable_and_seeds_differ():
     pair = curves.named("winding-1-0.3")
-    settings = {"depth": 2, "width": 32, "samples": 8, "grid": 10, "steps": 4, "every": 2, "factor": 1.0}
+    settings = {
+        "depth": 2,
+        "width": 32,
+        "samples": 8,
+        "grid": 10,
+        "steps": 4,
+        "every": 2,
+        "factor": 1.0,
+    }
     first, again = (curves_training.train(pair, **settings, seeds=[5, 6]) for _ in range(2))
     np.testing.assert_array_equal(first["loss"], again["loss"])
     assert first["loss"].shape == (2, 4) and first["grid_accuracy"].shape == (2, 2)
@@ -67,7 +89,9 @@ def test_training_is_repeatable_and_seeds_differ():
 
 def test_the_prediction_starts_at_the_loss_and_follows_the_eigenvalues():
     pair = curves.named("winding-4-0.3")
-    arrays = curves_training.linearised(pair, depth=2, width=1024, samples=10, steps=50, factor=1.0, seed=0)
+    arrays = curves_training.linearised(
+        pair, depth=2, width=1024, samples=10, steps=50, factor=1.0, seed=0
+    )
     for kind in ("flow", "descent"):
         assert arrays[kind][0] == pytest.approx(arrays["loss"][0], rel=1e-5)
         np.testing.assert_allclose(arrays["loss"], arrays[kind], rtol=0.1)
@@ -83,7 +107,9 @@ def test_the_prediction_starts_at_the_loss_and_follows_the_eigenvalues():
 @pytest.mark.slow
 def test_a_network_of_width_4096_follows_its_linearisation():
     pair = curves.named("winding-4-0.3")
-    arrays = curves_training.linearised(pair, depth=2, width=4096, samples=50, steps=50, factor=1.0, seed=1)
+    arrays = curves_training.linearised(
+        pair, depth=2, width=4096, samples=50, steps=50, factor=1.0, seed=1
+    )
     np.testing.assert_allclose(arrays["loss"], arrays["flow"], rtol=0.1)
 
 

@@ -1,4 +1,6 @@
-"""The report: what the page says, that it needs nothing from outside, and clear errors for damaged run folders."""
+"""The report: what the page says, that it needs nothing from outside, and clear errors for damaged
+run folders.
+"""
 
 import json
 import re
@@ -57,7 +59,9 @@ def known(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def blind(tmp_path_factory):
-    """A cross-entropy run without truth or u, 100 classes, colour images larger than a thumbnail."""
+    """A cross-entropy run without truth or u, 100 classes, colour images larger than a
+    thumbnail.
+    """
     workdir = tmp_path_factory.mktemp("blind")
     facts = write_run(workdir, num_classes=100, channels=3, size=96, known=False, sop=False)
     path = report.write_report(workdir)
@@ -116,7 +120,9 @@ def test_numbers_drawn_from_the_rows(known):
     assert "at or beyond it: 12.34 %" in text
     assert text.count("✗ truly wrong") == wrong[order[:100]].sum()
     assert text.count("✓ given label is right") == 100 - wrong[order[:100]].sum()
-    assert text.index(f"quality {run.quality[0]:.3f}") < text.index(f"quality {run.quality[99]:.3f}")
+    assert text.index(f"quality {run.quality[0]:.3f}") < text.index(
+        f"quality {run.quality[99]:.3f}"
+    )
 
 
 def test_names_are_escaped(known):
@@ -130,7 +136,8 @@ def test_names_are_escaped(known):
 def test_gallery_holds_every_image_at_its_own_size(known, blind):
     pixelated = Page(known[2]).all("img", "class")
     assert pixelated == ["small"] * 100
-    assert Page(blind[2]).all("img", "class") == []  # 96 pixels are scaled down to a thumbnail, so no blocks to keep
+    # 96 pixels are scaled down to a thumbnail, so no blocks to keep
+    assert Page(blind[2]).all("img", "class") == []
     assert len([alt for alt in Page(blind[2]).all("img", "alt") if alt.startswith("row ")]) == 100
 
 
@@ -168,7 +175,9 @@ def test_configuration_environment_and_files_are_listed(known):
 def test_plots_open(which, expected, request):
     folder = request.getfixturevalue(which)[0] / "plots"
     names = sorted(path.stem for path in folder.glob("*.png"))
-    assert names == sorted({"curves", "scores", "confusion", "gallery"} | ({"detection"} if expected == 5 else set()))
+    assert names == sorted(
+        {"curves", "scores", "confusion", "gallery"} | ({"detection"} if expected == 5 else set())
+    )
     for path in folder.glob("*.png"):
         image = Image.open(path)
         image.load()
@@ -198,7 +207,9 @@ def test_rows_follow_the_list_whatever_the_order_of_the_arrays(known, tmp_path):
     assert np.allclose(run.score, 1 - run.quality, atol=1e-5)
     shutil.copytree(workdir, tmp_path / "turned")
     with np.load(workdir / "predictions.npz") as file:
-        turned = {key: file[key] if key.startswith("test") else file[key][::-1] for key in file.files}
+        turned = {
+            key: file[key] if key.startswith("test") else file[key][::-1] for key in file.files
+        }
     np.savez(tmp_path / "turned" / "predictions.npz", **turned)
     again = read_run(tmp_path / "turned")
     assert np.array_equal(again.margin, run.margin)
@@ -241,7 +252,11 @@ DAMAGE = [
     ("config.json", lambda path: path.write_text("[1]"), "not a JSON object"),
     ("run.json", _truncate, "damaged"),
     ("metrics.jsonl", _truncate, "epoch record 12"),
-    ("metrics.jsonl", lambda path: path.write_text('{"epoch": "one"}'), "epoch is 'one', wanted a number"),
+    (
+        "metrics.jsonl",
+        lambda path: path.write_text('{"epoch": "one"}'),
+        "epoch is 'one', wanted a number",
+    ),
     ("metrics.jsonl", lambda path: path.write_text(""), "no epoch in it"),
     ("label_issues.csv", _truncate, "damaged"),
     ("label_issues.csv", lambda path: path.write_text("id,label\n1,2\n"), "line 1"),
@@ -251,8 +266,16 @@ DAMAGE = [
     ("predictions.npz", _nan_score, "finite"),
     ("predictions.npz", lambda path: path.write_bytes(b""), "damaged"),
     ("gallery.npz", _pickle, "allow_pickle"),
-    ("gallery.npz", lambda path: np.savez(path, id=[1], image=np.zeros((1, 2, 2, 1), np.uint8)), "id '1'"),
-    ("gallery.npz", lambda path: np.savez(path, id=[1000], image=np.zeros((1, 2, 2))), "wanted uint8"),
+    (
+        "gallery.npz",
+        lambda path: np.savez(path, id=[1], image=np.zeros((1, 2, 2, 1), np.uint8)),
+        "id '1'",
+    ),
+    (
+        "gallery.npz",
+        lambda path: np.savez(path, id=[1000], image=np.zeros((1, 2, 2))),
+        "wanted uint8",
+    ),
 ]
 
 

@@ -1,4 +1,6 @@
-"""The hour-glass with skip branches: shapes, statistics of the batch alone, reflection, size of the network."""
+"""The hour-glass with skip branches: shapes, statistics of the batch alone, reflection, size of the
+network.
+"""
 
 import chex
 import jax
@@ -22,7 +24,10 @@ def small():
     """(apply, parameters, input) of two scales."""
     network = SkipNet(width=4, scales=2)
     x = jax.random.uniform(KEY, (1, 16, 16, 5))
-    init, apply = (jax.jit(f, compiler_options=compiler.options_for_one_run()) for f in (network.init, network.apply))
+    init, apply = (
+        jax.jit(f, compiler_options=compiler.options_for_one_run())
+        for f in (network.init, network.apply)
+    )
     return apply, init(KEY, x), x
 
 
@@ -35,12 +40,20 @@ def test_image_of_the_inputs_size_strictly_between_0_and_1(small):
 
 
 def test_parameters_counted_by_hand():
-    """Of one scale with D inputs: 1x1 to 4; 3x3 to w; 3x3; 3x3 from w + 4; 1x1; norms; then the 1x1 to the image."""
+    """Of one scale with D inputs: 1x1 to 4; 3x3 to w; 3x3; 3x3 from w + 4; 1x1; norms; then the 1x1
+    to the image.
+    """
+
     def expected(width, scales, depth):
         total = width * 3 + 3
         for inputs in [depth] + [width] * (scales - 1):
-            convolutions = [(1, inputs, 4), (9, inputs, width), (9, width, width), (9, width + 4, width),
-                            (1, width, width)]
+            convolutions = [
+                (1, inputs, 4),
+                (9, inputs, width),
+                (9, width, width),
+                (9, width + 4, width),
+                (1, width, width),
+            ]
             total += sum(area * a * b + b + 2 * b for area, a, b in convolutions) + 2 * (width + 4)
         return total
 
@@ -59,7 +72,9 @@ def test_the_norm_undoes_scale_and_shift_of_the_input(small):
 
 
 def test_rows_and_columns_are_treated_alike(small):
-    """Kernels and input transposed give the transposed image: padding, strides, doubling and joining all agree."""
+    """Kernels and input transposed give the transposed image: padding, strides, doubling and
+    joining all agree.
+    """
     apply, params, x = small
     transposed = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
     plain, other = apply(params, x), apply(transposed, x.swapaxes(1, 2))

@@ -1,4 +1,6 @@
-"""SOP and SOP+ against numbers computed with the authors' code, hand-computed values and invariants."""
+"""SOP and SOP+ against numbers computed with the authors' code, hand-computed values and
+invariants.
+"""
 
 import chex
 import jax
@@ -26,10 +28,14 @@ def test_sop_official_matches_the_published_code(golden, precision, size):
     g = golden(f"sop_{size}")
     u, v = (g[k].astype(dtype)[g["index"]] for k in "uv")
     targets = one_hot(g["labels"], dtype)
-    loss, grads = jax.value_and_grad(sop.sop_loss, argnums=(0, 2, 3))(g["logits"].astype(dtype), targets, u, v)
+    loss, grads = jax.value_and_grad(sop.sop_loss, argnums=(0, 2, 3))(
+        g["logits"].astype(dtype), targets, u, v
+    )
     assert loss.dtype == dtype
     assert_match(loss, g["loss"], tolerance)
-    for actual, expected in zip(grads, (g["d_logits"], g["d_u"][g["index"]], g["d_v"][g["index"]]), strict=True):
+    for actual, expected in zip(
+        grads, (g["d_logits"], g["d_u"][g["index"]], g["d_v"][g["index"]]), strict=True
+    ):
         assert_match(actual, expected, tolerance)
 
 
@@ -43,7 +49,9 @@ def test_sop_plus_official_matches_the_published_code(golden, precision, size):
     def loss_fn(weak, strong, u, v):
         return sop.sop_plus_loss(weak, strong, one_hot(g["labels"], dtype), u, v)
 
-    loss, (d_weak, d_strong, d_u, d_v) = jax.value_and_grad(loss_fn, argnums=(0, 1, 2, 3))(weak, strong, u, v)
+    loss, (d_weak, d_strong, d_u, d_v) = jax.value_and_grad(loss_fn, argnums=(0, 1, 2, 3))(
+        weak, strong, u, v
+    )
     assert_match(loss, g["loss"], tolerance)
     assert_match(np.concatenate([d_weak, d_strong]), g["d_logits"], tolerance)
     assert_match(d_u, g["d_u"][g["index"]], tolerance)
@@ -57,9 +65,13 @@ def test_sop_paper_routes_gradients_as_algorithm_1(golden, precision):
 
     def loss_fn(logits, u, v):
         targets = one_hot(g["labels"], dtype)
-        return sop.sop_loss(logits, targets, u, v, variant="paper", mse_weight=float(g["mse_weight"]))
+        return sop.sop_loss(
+            logits, targets, u, v, variant="paper", mse_weight=float(g["mse_weight"])
+        )
 
-    loss, (d_logits, d_u, d_v) = jax.value_and_grad(loss_fn, argnums=(0, 1, 2))(g["logits"].astype(dtype), u, v)
+    loss, (d_logits, d_u, d_v) = jax.value_and_grad(loss_fn, argnums=(0, 1, 2))(
+        g["logits"].astype(dtype), u, v
+    )
     assert_match(loss, g["loss"], tolerance)
     assert_match(d_logits, g["d_logits"], tolerance)
     assert_match(d_u, g["d_u"][g["index"]], tolerance)
@@ -69,7 +81,9 @@ def test_sop_paper_routes_gradients_as_algorithm_1(golden, precision):
 
 
 def test_hand_computed_value():
-    """z = 0, K = 2, u = v = 0: q = (.5, .5), so CE = ln 2; argmax is class 0, so MSE is 0 for label 0 and 2 for 1."""
+    """z = 0, K = 2, u = v = 0: q = (.5, .5), so CE = ln 2; argmax is class 0, so MSE is 0 for label
+    0 and 2 for 1.
+    """
     logits, u, v = jnp.zeros((2, 2)), jnp.zeros((2, 1)), jnp.zeros((2, 2))
     for variant in sop.VARIANTS:
         loss = sop.sop_loss(logits, jnp.eye(2), u, v, variant=variant)
@@ -77,10 +91,14 @@ def test_hand_computed_value():
 
 
 def test_growth_of_a_wrong_row_while_tiny():
-    """v_j and u_y of a confidently contradicted label grow by 1 + 4 lr / B a visit (methods.md, 2.4)."""
+    """v_j and u_y of a confidently contradicted label grow by 1 + 4 lr / B a visit (methods.md,
+    2.4).
+    """
     logits, targets = jnp.array([[0.0, 30.0, 0.0]]), jnp.eye(3)[:1]
     u, v = jnp.full((1, 1), 1e-8), jnp.full((1, 3), 1e-8)
-    d_u, d_v = jax.grad(lambda u, v: sop.sop_loss(logits, targets, u, v, batch_size=128), argnums=(0, 1))(u, v)
+    d_u, d_v = jax.grad(
+        lambda u, v: sop.sop_loss(logits, targets, u, v, batch_size=128), argnums=(0, 1)
+    )(u, v)
     np.testing.assert_allclose((u - 10 * d_u) / u, 1.3125, rtol=1e-5)
     np.testing.assert_allclose(((v - 10 * d_v) / v)[0, 1], 1.3125, rtol=1e-5)
 
@@ -88,18 +106,22 @@ def test_growth_of_a_wrong_row_while_tiny():
 def test_agreeing_row_does_not_move_v():
     logits, targets = jnp.array([[30.0, 0.0, 0.0]]), jnp.eye(3)[:1]
     for variant in sop.VARIANTS:
-        d_v = jax.grad(lambda v, k=variant: sop.sop_loss(logits, targets, jnp.full((1, 1), 0.1), v, variant=k))(
-            jnp.zeros((1, 3))
-        )
+        d_v = jax.grad(
+            lambda v, k=variant: sop.sop_loss(logits, targets, jnp.full((1, 1), 0.1), v, variant=k)
+        )(jnp.zeros((1, 3)))
         np.testing.assert_array_equal(d_v, 0)
 
 
 def test_bounds_project_alive_and_clip_dead():
-    """Beyond the bound an 'official' entry has no gradient; 'paper' keeps one and `project` brings it back to 1."""
+    """Beyond the bound an 'official' entry has no gradient; 'paper' keeps one and `project` brings
+    it back to 1.
+    """
     logits, targets = jnp.array([[0.0, 5.0, 1.0]]), jnp.eye(3)[:1]
     u, v = jnp.full((1, 1), 1.5), jnp.full((1, 3), 1.5)
     gradient = {
-        k: jax.grad(lambda u, v, k=k: sop.sop_loss(logits, targets, u, v, variant=k), argnums=(0, 1))(u, v)
+        k: jax.grad(
+            lambda u, v, k=k: sop.sop_loss(logits, targets, u, v, variant=k), argnums=(0, 1)
+        )(u, v)
         for k in sop.VARIANTS
     }
     np.testing.assert_array_equal(gradient["official"][0], 0)
@@ -112,13 +134,17 @@ def test_bounds_project_alive_and_clip_dead():
 
 
 def test_float16_rows_are_widened():
-    loss = sop.sop_loss(jnp.ones((1, 3), jnp.bfloat16), jnp.eye(3)[:1], jnp.ones((1, 1)), jnp.ones((1, 3)))
+    loss = sop.sop_loss(
+        jnp.ones((1, 3), jnp.bfloat16), jnp.eye(3)[:1], jnp.ones((1, 1)), jnp.ones((1, 3))
+    )
     assert loss.dtype == jnp.float32
 
 
 def test_unknown_variant_and_wrong_shape_are_refused():
     with pytest.raises(UserError, match="paper, official"):
-        sop.sop_loss(jnp.zeros((1, 3)), jnp.eye(3)[:1], jnp.zeros((1, 1)), jnp.zeros((1, 3)), variant="new")
+        sop.sop_loss(
+            jnp.zeros((1, 3)), jnp.eye(3)[:1], jnp.zeros((1, 1)), jnp.zeros((1, 3)), variant="new"
+        )
     with pytest.raises(AssertionError):
         sop.sop_loss(jnp.zeros((1, 3)), jnp.eye(3)[:1], jnp.zeros((1, 3)), jnp.zeros((1, 3)))
 
@@ -131,19 +157,26 @@ def test_padding_changes_neither_value_nor_gradient(seed, pad):
     size, classes = 5, 4
     full = size + pad
     z1, z2 = rng.normal(size=(2, full, classes)).astype(np.float32)
-    u, v = rng.normal(size=(full, 1)).astype(np.float32), rng.normal(size=(full, classes)).astype(np.float32)
+    u, v = (
+        rng.normal(size=(full, 1)).astype(np.float32),
+        rng.normal(size=(full, classes)).astype(np.float32),
+    )
     y = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, full)]
     weights = (np.arange(full) < size).astype(np.float32)
     for variant in sop.VARIANTS:
 
         def loss(z1, z2, u, v, y, weights, variant=variant):
-            return sop.sop_plus_loss(z1, z2, y, u, v, variant=variant, weights=weights, batch_size=8)
+            return sop.sop_plus_loss(
+                z1, z2, y, u, v, variant=variant, weights=weights, batch_size=8
+            )
 
         value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(z1, z2, u, v, y, weights)
         cut = [x[:size] for x in (z1, z2, u, v, y)]
         value_cut, grads_cut = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(*cut, None)
         np.testing.assert_allclose(value, value_cut, rtol=1e-5)
-        chex.assert_trees_all_close([g[:size] for g in grads], list(grads_cut), rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(
+            [g[:size] for g in grads], list(grads_cut), rtol=1e-4, atol=1e-6
+        )
         assert all(np.all(np.asarray(g[size:]) == 0) for g in grads)
 
 
@@ -158,19 +191,30 @@ def test_noise_estimate_and_learning_rates():
 
 
 def grown(dtype, rate, num_rows=256, epochs=60):
-    """|v| [epochs, num_rows] on the predicted class of contradicted examples; the first starts from 1e-8 exactly."""
+    """|v| [epochs, num_rows] on the predicted class of contradicted examples; the first starts from
+    1e-8 exactly.
+    """
     targets = jnp.tile(jnp.eye(10)[0], (num_rows, 1))
     logits = jnp.tile(10 * jnp.eye(10)[1], (num_rows, 1))
-    rows, index = sop.init_rows(jax.random.key(0), num_rows, 10, v_dtype=dtype), jnp.arange(num_rows)
+    rows, index = (
+        sop.init_rows(jax.random.key(0), num_rows, 10, v_dtype=dtype),
+        jnp.arange(num_rows),
+    )
     stored = table.create({**rows, "v": rows["v"].at[0].set(1e-8)})
 
     @jax.jit
     def epoch(stored):
         rows = table.gather(stored, index)
         gradients = jax.grad(
-            lambda rows: sop.sop_loss(logits, targets, rows["u"], rows["v"], variant="paper", batch_size=1)
+            lambda rows: sop.sop_loss(
+                logits, targets, rows["u"], rows["v"], variant="paper", batch_size=1
+            )
         )(rows)
-        return table.scatter(stored, index, sop.project(jax.tree.map(lambda x, g: x - rate / 128 * g, rows, gradients)))
+        return table.scatter(
+            stored,
+            index,
+            sop.project(jax.tree.map(lambda x, g: x - rate / 128 * g, rows, gradients)),
+        )
 
     history = []
     for _ in range(epochs):
@@ -180,10 +224,13 @@ def grown(dtype, rate, num_rows=256, epochs=60):
 
 
 def test_a_bfloat16_v_grows_as_a_float32_one():
-    """Rounded once an epoch: within 1 % from 1e-8 at the rate of digits_sop; no start is a quarter of an epoch off."""
+    """Rounded once an epoch: within 1 % from 1e-8 at the rate of digits_sop; no start is a quarter
+    of an epoch off.
+    """
     wide, narrow = grown("float32", 20.0), grown("bfloat16", 20.0)
     np.testing.assert_allclose(narrow[:, 0], wide[:, 0], rtol=0.01)
     np.testing.assert_array_equal(narrow[-1], 1)
-    wide, narrow = grown("float32", 10.0), grown("bfloat16", 10.0)  # the published rate; still growing at the end
+    # the published rate; still growing at the end
+    wide, narrow = grown("float32", 10.0), grown("bfloat16", 10.0)
     factor = 1 + 4 * 10 / 128
     assert np.abs(np.log(narrow / wide) / np.log(factor)).max() < 0.25

@@ -88,7 +88,9 @@ def test_npz_defaults(npz):
     )
     raw = sources.from_npz(npz(content))
     assert raw.train.images.shape == (6, 5, 4, 1)
-    assert raw.train.ids.tolist() == [0, 1, 2, 3, 4, 5] and raw.true_labels is None and raw.human == {}
+    assert (
+        raw.train.ids.tolist() == [0, 1, 2, 3, 4, 5] and raw.true_labels is None and raw.human == {}
+    )
     assert raw.class_names == tuple("01234567")
     assert len(sources.from_npz(npz(content), num_classes=12).class_names) == 12
 
@@ -105,24 +107,54 @@ def test_npz_string_ids(npz):
         ({"test_images": None}, "key 'test_images' is missing"),
         ({"train_labels": np.array([0, None], object)}, "train_labels: holds pickled objects"),
         ({"class_names": np.array(["a", "b", "c"], object)}, "class_names: holds pickled objects"),
-        ({"train_images": np.zeros((6, 4, 4, 3))}, "train_images: expected uint8 [N,H,W,C] or [N,H,W], got float64"),
+        (
+            {"train_images": np.zeros((6, 4, 4, 3))},
+            "train_images: expected uint8 [N,H,W,C] or [N,H,W], got float64",
+        ),
         ({"train_images": np.zeros((6, 16), np.uint8)}, "got uint8 [6, 16]"),
-        ({"test_images": np.zeros((3, 2, 2, 3), np.uint8)}, "training images are [4, 4, 3], test images [2, 2, 3]"),
+        (
+            {"test_images": np.zeros((3, 2, 2, 3), np.uint8)},
+            "training images are [4, 4, 3], test images [2, 2, 3]",
+        ),
         ({"train_labels": np.zeros(6)}, "train_labels: expected whole numbers"),
-        ({"train_labels": np.zeros(5, int)}, "train_labels: shape [5], but train_images has 6 rows"),
+        (
+            {"train_labels": np.zeros(5, int)},
+            "train_labels: shape [5], but train_images has 6 rows",
+        ),
         ({"train_labels": np.zeros((6, 1), int)}, "train_labels: shape [6, 1]"),
         ({"train_labels": np.array([0, 1, -1, 0, 1, 2])}, "train_labels: label -1 of row id 2"),
-        ({"test_labels": np.array([0, 1, 3]), "class_names": np.array(["a", "b", "c"])}, "label 3 of row id 2"),
+        (
+            {"test_labels": np.array([0, 1, 3]), "class_names": np.array(["a", "b", "c"])},
+            "label 3 of row id 2",
+        ),
         ({"train_ids": np.array([5, 6, 7, 5, 8, 9])}, "train_ids: id 5 occurs more than once"),
         ({"train_ids": np.arange(5)}, "train_ids: shape [5]"),
-        ({"train_ids": np.arange(6) / 2}, "train_ids: expected whole numbers or strings, got float64"),
-        ({"train_ids": np.array(["a", "b", "", "d", "e", "f"])}, "train_ids: the id of row 2 is missing"),
-        ({"train_ids": np.arange(6), "test_ids": np.array([10, 4, 11])}, "id 4 is in train_ids and test_ids"),
-        ({"train_true_labels": np.zeros(4, int)}, "train_true_labels: shape [4] for 6 training rows"),
-        ({"train_true_labels": np.full(6, 9), "class_names": np.array(["a", "b", "c"])}, "train_true_labels: label 9"),
+        (
+            {"train_ids": np.arange(6) / 2},
+            "train_ids: expected whole numbers or strings, got float64",
+        ),
+        (
+            {"train_ids": np.array(["a", "b", "", "d", "e", "f"])},
+            "train_ids: the id of row 2 is missing",
+        ),
+        (
+            {"train_ids": np.arange(6), "test_ids": np.array([10, 4, 11])},
+            "id 4 is in train_ids and test_ids",
+        ),
+        (
+            {"train_true_labels": np.zeros(4, int)},
+            "train_true_labels: shape [4] for 6 training rows",
+        ),
+        (
+            {"train_true_labels": np.full(6, 9), "class_names": np.array(["a", "b", "c"])},
+            "train_true_labels: label 9",
+        ),
         ({"human_worse_label": np.full(6, -1)}, "human_worse_label: label -1 of row id 0"),
         ({"class_names": np.array([["a", "b", "c"]])}, "class_names: expected shape [K]"),
-        ({"test_images": np.zeros((0, 4, 4, 3), np.uint8), "test_labels": np.zeros(0, int)}, "test split has no exam"),
+        (
+            {"test_images": np.zeros((0, 4, 4, 3), np.uint8), "test_labels": np.zeros(0, int)},
+            "test split has no exam",
+        ),
     ],
 )
 def test_npz_guards(npz, changes, words):
@@ -160,7 +192,9 @@ def png(image):
 
 
 def prepare(root, name, splits, version="3.0.2", human=(), with_id=True, shape=(4, 4, 3)):
-    """Writes a TFDS folder. `splits`: {"train": [(id, label), ...]}; every human feature is label + 1 mod 3."""
+    """Writes a TFDS folder. `splits`: {"train": [(id, label), ...]}; every human feature is label +
+    1 mod 3.
+    """
     tfds = pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("array_record")
     features = {
@@ -186,13 +220,17 @@ def prepare(root, name, splits, version="3.0.2", human=(), with_id=True, shape=(
             VERSION = tfds.core.Version(version)
 
             def _info(self):
-                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
 
             def _split_generators(self, _):
                 return {split: iter(rows) for split, rows in examples.items()}
 
             def _generate_examples(self):
-                """Abstract in TFDS, so it must be here; not called, as each split comes with its examples."""
+                """Abstract in TFDS, so it must be here; not called, as each split comes with its
+                examples.
+                """
 
     Tiny.name = name
     Tiny(data_dir=str(root), file_format="array_record").download_and_prepare()
@@ -221,8 +259,12 @@ def test_tfds_rows_are_ordered_by_id(tmp_path, no_socket):
     import tensorflow_datasets as tfds
 
     root = prepare(tmp_path, "cifar10", SPLITS)
-    stored = [e["id"] for e in tfds.builder_from_directory(f"{root}/cifar10/3.0.2").as_data_source("train")]
-    assert stored != sorted(stored)  # TFDS shuffles, so the test would notice a reader that trusts positions
+    stored = [
+        e["id"]
+        for e in tfds.builder_from_directory(f"{root}/cifar10/3.0.2").as_data_source("train")
+    ]
+    # TFDS shuffles, so the test would notice a reader that trusts positions
+    assert stored != sorted(stored)
     raw = sources.from_tfds("cifar10", root)
     assert raw.train.ids.tolist() == list(range(20)) and raw.test.ids.tolist() == list(range(6))
     np.testing.assert_array_equal(raw.train.images[:, 0, 0, 0], np.arange(20))
@@ -234,11 +276,15 @@ def test_tfds_rows_are_ordered_by_id(tmp_path, no_socket):
 
 def test_tfds_human_features(tmp_path, no_socket):
     keys = ("aggre_label", "worse_label", "random_label1", "random_label2", "random_label3")
-    raw = sources.from_tfds("cifar10_n", prepare(tmp_path, "cifar10_n", SPLITS, "1.0.4", human=keys))
+    raw = sources.from_tfds(
+        "cifar10_n", prepare(tmp_path, "cifar10_n", SPLITS, "1.0.4", human=keys)
+    )
     assert set(raw.human) == set(keys)
     np.testing.assert_array_equal(raw.human["worse_label"], (np.arange(20) + 1) % 3)
     root = prepare(tmp_path, "cifar100_n", SPLITS, "1.0.1", human=("noise_label",))
-    np.testing.assert_array_equal(sources.from_tfds("cifar100_n", root).human["noise_label"], (np.arange(20) + 1) % 3)
+    np.testing.assert_array_equal(
+        sources.from_tfds("cifar100_n", root).human["noise_label"], (np.arange(20) + 1) % 3
+    )
 
 
 def test_tfds_sets_without_ids_keep_the_stored_order(tmp_path, no_socket):
@@ -265,11 +311,20 @@ def test_tfds_versions_with_mixed_up_columns_are_refused(tmp_path, name, version
 @pytest.mark.parametrize(
     "splits, words",
     [
-        ({"train": rows("train", 4) + [("train_00002", 0)], "test": rows("test", 3)}, "id 2 occurs more than once"),
+        (
+            {"train": rows("train", 4) + [("train_00002", 0)], "test": rows("test", 3)},
+            "id 2 occurs more than once",
+        ),
         ({"train": rows("train", 4)[1:], "test": rows("test", 3)}, "train: id 0 is missing"),
-        ({"train": rows("train", 4), "test": rows("test", 5)[:2] + rows("test", 5)[3:]}, "test: id 2 is missing"),
+        (
+            {"train": rows("train", 4), "test": rows("test", 5)[:2] + rows("test", 5)[3:]},
+            "test: id 2 is missing",
+        ),
         ({"train": rows("test", 4), "test": rows("test", 3)}, "id 'test_0000"),
-        ({"train": [("train_x", 0)], "test": rows("test", 3)}, "does not have the form train_01234"),
+        (
+            {"train": [("train_x", 0)], "test": rows("test", 3)},
+            "does not have the form train_01234",
+        ),
         ({"train": rows("train", 4)}, "must hold the splits train and test"),
         ({"train": [("train_00000", -1)], "test": rows("test", 3)}, "label: label -1 of row id 0"),
     ],
@@ -278,12 +333,18 @@ def test_tfds_guards(tmp_path, splits, words):
     root = prepare(tmp_path, "cifar10", splits)
     with pytest.raises(UserError) as error:
         sources.from_tfds("cifar10", root)
-    assert words in str(error.value) and "cifar10/3.0.2" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        words in str(error.value)
+        and "cifar10/3.0.2" in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 def test_tfds_missing_features(tmp_path):
     with pytest.raises(UserError, match="feature 'worse_label' is missing"):
-        sources.from_tfds("cifar10_n", prepare(tmp_path, "cifar10_n", SPLITS, "1.0.4", human=("aggre_label",)))
+        sources.from_tfds(
+            "cifar10_n", prepare(tmp_path, "cifar10_n", SPLITS, "1.0.4", human=("aggre_label",))
+        )
     with pytest.raises(UserError, match="feature 'id' is missing"):
         sources.from_tfds("cifar10", prepare(tmp_path, "cifar10", SPLITS, with_id=False))
 
@@ -326,7 +387,9 @@ def test_tfds_image_of_another_shape_is_refused(tmp_path):
         sources._read_split(builder, "train", ("image", "label"), (), "folder")
 
 
-def test_without_a_folder_the_default_one_is_used_and_a_failed_download_explained(tmp_path, monkeypatch):
+def test_without_a_folder_the_default_one_is_used_and_a_failed_download_explained(
+    tmp_path, monkeypatch
+):
     tfds = pytest.importorskip("tensorflow_datasets")
     monkeypatch.setenv("TFDS_DATA_DIR", prepare(tmp_path, "cifar10", SPLITS))
     assert len(sources.from_tfds("cifar10", None).train.labels) == 20
@@ -365,16 +428,27 @@ def test_unknown_set_is_refused():
 
 @pytest.mark.slow
 def test_genuine_cifar10n_folder(tmp_path):
-    """The stock TFDS builders over the shared copy of CIFAR-10: ids, labels and human rates are the published ones."""
+    """The stock TFDS builders over the shared copy of CIFAR-10: ids, labels and human rates are the
+    published ones.
+    """
     tool = pathlib.Path(__file__).resolve().parents[2] / "shared" / "tools" / "real_data.py"
     if not tool.exists():
         pytest.skip("needs shared/tools/real_data.py")
-    subprocess.run([sys.executable, str(tool), "tfds", str(tmp_path)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(tool), "tfds", str(tmp_path)], check=True, capture_output=True
+    )
     raw = sources.from_tfds("cifar10_n", str(tmp_path))
     assert raw.train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
-    rates = {"aggre_label": 0.0901, "worse_label": 0.40208, "random_label1": 0.17234, "random_label2": 0.18122}
+    rates = {
+        "aggre_label": 0.0901,
+        "worse_label": 0.40208,
+        "random_label1": 0.17234,
+        "random_label2": 0.18122,
+    }
     for key, rate in rates.items():
         assert abs(np.mean(raw.human[key] != raw.train.labels) - rate) < 5e-5
     plain = sources.from_tfds("cifar10", str(tmp_path))
     for split, same in itertools.product(("train", "test"), ("images", "labels", "ids")):
-        np.testing.assert_array_equal(getattr(getattr(raw, split), same), getattr(getattr(plain, split), same))
+        np.testing.assert_array_equal(
+            getattr(getattr(raw, split), same), getattr(getattr(plain, split), same)
+        )

@@ -1,4 +1,6 @@
-"""Problems of the linear model and what the theorems measure of them, against hand-computed values."""
+"""Problems of the linear model and what the theorems measure of them, against hand-computed
+values.
+"""
 
 import chex
 import numpy as np
@@ -14,9 +16,16 @@ from sop_jax.theory import sparse_linear as model
 def test_a_drawn_problem_is_what_the_paper_describes(seed, rank, sparsity):
     problem = model.draw((seed,), 8, 12, rank, sparsity)
     chex.assert_shape(problem, [(8, 12), (8,), (12,), (8,)])
-    assert np.linalg.matrix_rank(problem.jacobian) == rank and np.count_nonzero(problem.noise) == sparsity
-    np.testing.assert_allclose(problem.jacobian @ problem.theta + problem.noise, problem.observed, atol=1e-10)
-    minimum_norm = np.linalg.pinv(problem.jacobian, rcond=1e-10) @ (problem.observed - problem.noise)
+    assert (
+        np.linalg.matrix_rank(problem.jacobian) == rank
+        and np.count_nonzero(problem.noise) == sparsity
+    )
+    np.testing.assert_allclose(
+        problem.jacobian @ problem.theta + problem.noise, problem.observed, atol=1e-10
+    )
+    minimum_norm = np.linalg.pinv(problem.jacobian, rcond=1e-10) @ (
+        problem.observed - problem.noise
+    )
     np.testing.assert_allclose(problem.theta, minimum_norm, atol=1e-6)
 
 
@@ -30,11 +39,15 @@ def test_factors_hold_the_jacobian_in_r_coordinates():
     problems = model.stack([model.draw((0, t), 8, 12, 3, 2) for t in range(4)])
     factors = model.factor(problems.jacobian, 3)
     chex.assert_shape(factors, [(4, 8, 3), (4, 3), (4, 12, 3)])
-    np.testing.assert_allclose(factors.basis @ np.swapaxes(factors.right, 1, 2), problems.jacobian, atol=1e-10)
+    np.testing.assert_allclose(
+        factors.basis @ np.swapaxes(factors.right, 1, 2), problems.jacobian, atol=1e-10
+    )
 
 
 def test_coherence_at_its_bounds():
-    """Columns of the identity are as coherent as can be, N/r; columns of a Hadamard matrix not at all, 1."""
+    """Columns of the identity are as coherent as can be, N/r; columns of a Hadamard matrix not at
+    all, 1.
+    """
     assert model.coherence(np.eye(6)[:, :2]) == pytest.approx(3)
     hadamard = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
     assert model.coherence(hadamard[:, :2]) == pytest.approx(1)
@@ -46,13 +59,16 @@ def test_the_condition_of_proposition_3_5():
 
 
 def test_threshold_of_a_rank_one_problem():
-    """J = 5 u v^T with u = (.6, .8) and v = (0, 1), theta* = (0, 3): U S^-1 V^T theta* = (.36, .48)."""
+    """J = 5 u v^T with u = (.6, .8) and v = (0, 1), theta* = (0, 3): U S^-1 V^T theta* = (.36,
+    .48).
+    """
     factors = model.factor(5 * np.outer([0.6, 0.8], [0.0, 1.0]), 1)
     assert model.threshold(factors, np.array([0.0, 3.0])) == pytest.approx(0.48)
 
 
 def test_the_curve_of_lambda_and_alpha():
-    assert model.penalty_of(4.0, -8.0) == pytest.approx(1.0)  # the spec's lambda = 4 / alpha at gamma = e^-8
+    # the spec's lambda = 4 / alpha at gamma = e^-8
+    assert model.penalty_of(4.0, -8.0) == pytest.approx(1.0)
     assert model.penalty_of(model.penalty_of(126.0, -8.0), -8.0) == pytest.approx(126.0)
 
 

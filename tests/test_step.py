@@ -1,4 +1,6 @@
-"""The step through its real parts: published trajectories, the batch rule, several devices, scanned against single."""
+"""The step through its real parts: published trajectories, the batch rule, several devices, scanned
+against single.
+"""
 
 import re
 
@@ -17,8 +19,11 @@ from sop_jax.data.augment import Augment
 from sop_jax.methods.base import Batch
 
 AUGMENT = Augment(1, False, "weak", 2, (0.3,), (0.4,))
-FAST = ("ce", "sop", "sop_plus")  # without rows, with rows, with two views; the rest run the program of one of these
-EVERY_METHOD = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in methods.names()]
+# without rows, with rows, with two views; the rest run the program of one of these
+FAST = ("ce", "sop", "sop_plus")
+EVERY_METHOD = [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in methods.names()
+]
 
 
 def linear(params, model_state, images, train):
@@ -31,7 +36,8 @@ def test_published_trajectory(golden, precision, size):
     dtype, tolerance = precision
     g = golden(f"sop_traj_{size}")
     batch_size = g["order"].shape[1]
-    raw = optimizer.REFERENCE_BATCH_SIZE / batch_size  # the golden rates are raw, ours are meant at B = 128
+    # the golden rates are raw, ours are meant at B = 128
+    raw = optimizer.REFERENCE_BATCH_SIZE / batch_size
     rates = {"learning_rate_u": float(g["lr_u"]) * raw, "learning_rate_v": float(g["lr_v"]) * raw}
     method = methods.find("sop")(num_classes=10, variant="official", **rates)
     network = optimizer.sgd(float(g["lr"]), float(g["momentum"]), float(g["weight_decay"]))
@@ -41,14 +47,24 @@ def test_published_trajectory(golden, precision, size):
     params = ({"W": jnp.zeros((20, 10), dtype)},)
     rows = {k: jnp.asarray(g[k][0], dtype) for k in "uv"}
     state = steps.TrainState(
-        jnp.int32(0), params, ((),), optimiser.init({"network": params, "rows": rows}), table.create(rows),
-        table.create(steps.init_tracker(64, 10)), (), steps.epoch_sums(), jax.random.key(0),
+        jnp.int32(0),
+        params,
+        ((),),
+        optimiser.init({"network": params, "rows": rows}),
+        table.create(rows),
+        table.create(steps.init_tracker(64, 10)),
+        (),
+        steps.epoch_sums(),
+        jax.random.key(0),
     )
     snapshots, losses = {0: state}, []
     for i, order in enumerate(g["order"]):
         images, labels = g["X"][order].reshape(16, 1, 1, 1, 20), g["labels"][order]
-        batch = Batch(jnp.asarray(images, dtype), *(jnp.asarray(x, jnp.int32) for x in (labels, order)),
-                      jnp.ones(16, dtype))
+        batch = Batch(
+            jnp.asarray(images, dtype),
+            *(jnp.asarray(x, jnp.int32) for x in (labels, order)),
+            jnp.ones(16, dtype),
+        )
         state, metrics = step(state, batch)
         losses.append(metrics["loss"])
         snapshots[i + 1] = state
@@ -66,8 +82,19 @@ def make_digits_like(num_rows=150, num_classes=4, seed=0):
     return images, rng.integers(0, num_classes, num_rows).astype(np.int32)
 
 
-def run(mesh, batch_size, epochs, *, name="sop", frozen=False, chunk=1, learning_rate=0.02, images_labels=None,
-        limit=None, width=4):
+def run(
+    mesh,
+    batch_size,
+    epochs,
+    *,
+    name="sop",
+    frozen=False,
+    chunk=1,
+    learning_rate=0.02,
+    images_labels=None,
+    limit=None,
+    width=4,
+):
     """Trains a small network and returns the final state and every loss."""
     images, labels = images_labels or make_digits_like()
     num_classes = labels.max() + 1
@@ -89,7 +116,9 @@ def run(mesh, batch_size, epochs, *, name="sop", frozen=False, chunk=1, learning
     optimiser = optimizer.make_optimizer(network, method.row_learning_rates, batch_size)
 
     def init(key, labels):
-        return steps.init_state(key, method, model, optimiser, images.shape[1:], labels, num_classes)
+        return steps.init_state(
+            key, method, model, optimiser, images.shape[1:], labels, num_classes
+        )
 
     shardings = steps.state_shardings(jax.eval_shape(init, jax.random.key(0), labels), mesh)
     state = steps.compile_init(init, shardings)(jax.random.key(0), jnp.asarray(labels))
@@ -112,10 +141,15 @@ def run(mesh, batch_size, epochs, *, name="sop", frozen=False, chunk=1, learning
 
 @pytest.mark.parametrize("name", ["sop", "sop_plus"])
 def test_an_epoch_of_row_updates_does_not_depend_on_the_batch_size(name):
-    """The batch rule: with a frozen network u and v are the same for every B, padded last batches included."""
+    """The batch rule: with a frozen network u and v are the same for every B, padded last batches
+    included.
+    """
     data = make_digits_like(num_rows=300)
     mesh = meshes.make_mesh(jax.devices()[:1])
-    tables = [run(mesh, size, 1, name=name, frozen=True, images_labels=data)[0].table for size in (64, 128, 256)]
+    tables = [
+        run(mesh, size, 1, name=name, frozen=True, images_labels=data)[0].table
+        for size in (64, 128, 256)
+    ]
     for other in tables[1:]:
         chex.assert_trees_all_close(other, tables[0], rtol=2e-6, atol=1e-7)
     start = run(mesh, 64, 0, name=name, frozen=True, images_labels=data)[0].table
@@ -125,7 +159,9 @@ def test_an_epoch_of_row_updates_does_not_depend_on_the_batch_size(name):
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
 def test_one_and_eight_devices_agree(name):
-    """Batch 24 on 150 rows: the seventh batch is padded. Losses equal to 1e-5 relative in float32."""
+    """Batch 24 on 150 rows: the seventh batch is padded. Losses equal to 1e-5 relative in
+    float32.
+    """
     one, losses_one, _ = run(meshes.make_mesh(jax.devices()[:1]), 24, 2, name=name)
     eight, losses_eight, _ = run(meshes.make_mesh(), 24, 2, name=name)
     np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
@@ -136,23 +172,40 @@ def test_one_and_eight_devices_agree(name):
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
 def test_twenty_steps_on_digits_agree_on_one_and_eight_devices(name):
-    """Digits, B = 96, 20 steps, of which the 14th is padded: every loss equal to 1e-5 relative in float32."""
+    """Digits, B = 96, 20 steps, of which the 14th is padded: every loss equal to 1e-5 relative in
+    float32.
+    """
     from sop_jax.data import sources
 
     train = sources.digits().train
     data = train.images, train.labels
-    _, one, _ = run(meshes.make_mesh(jax.devices()[:1]), 96, 2, name=name, images_labels=data, limit=20, width=16)
+    _, one, _ = run(
+        meshes.make_mesh(jax.devices()[:1]),
+        96,
+        2,
+        name=name,
+        images_labels=data,
+        limit=20,
+        width=16,
+    )
     _, eight, _ = run(meshes.make_mesh(), 96, 2, name=name, images_labels=data, limit=20, width=16)
     assert len(one) == len(eight) == 20
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
 def test_no_collective_of_the_tables_size():
-    """A gather of B rows moves indices and B rows; a collective with N rows would mean that the table travels."""
+    """A gather of B rows moves indices and B rows; a collective with N rows would mean that the
+    table travels.
+    """
     state, _, (run_steps, *arguments) = run(meshes.make_mesh(), 24, 1)
     text = run_steps.lower(state, *arguments).compile().as_text()
-    collectives = [line for line in text.splitlines()
-                   if re.search(r"= .*\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)", line)]
+    collectives = [
+        line
+        for line in text.splitlines()
+        if re.search(
+            r"= .*\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)", line
+        )
+    ]
     assert collectives  # the step does communicate: gradients and batch statistics
     rows = state.table["v"].shape[0]
     assert rows == 256
@@ -181,7 +234,9 @@ def test_scanned_steps_equal_single_ones():
 
 
 def test_padding_is_masked_everywhere():
-    """Padded entries change no row, no sum and no tracker; the epoch's sums count every row once."""
+    """Padded entries change no row, no sum and no tracker; the epoch's sums count every row
+    once.
+    """
     state, _, _ = run(meshes.make_mesh(jax.devices()[:1]), 64, 1)
     assert int(state.sums.rows) == 150
     assert int(state.sums.steps) == 3
@@ -196,7 +251,9 @@ def test_tracker_means():
     for epoch, z in enumerate(logits):
         rows = steps.track(rows, z, jnp.array([0]), jnp.int32(epoch), window_start=1)
     np.testing.assert_allclose(rows["margin"], [[(-2 + 1 - 0.5) / 3]], rtol=1e-6)
-    np.testing.assert_allclose(rows["probs"], (jax.nn.softmax(logits[1]) + jax.nn.softmax(logits[2])) / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        rows["probs"], (jax.nn.softmax(logits[1]) + jax.nn.softmax(logits[2])) / 2, rtol=1e-6
+    )
     np.testing.assert_array_equal(rows["prediction"], [[1]])
 
 
@@ -205,7 +262,9 @@ def test_a_tracker_without_predictions_is_the_same_but_for_them():
     full, short = steps.init_tracker(5, 3), steps.init_tracker(5, 3, track_predictions=False)
     assert sum(leaf.nbytes for leaf in short.values()) == 5 * 8
     for epoch in range(2):
-        full, short = (steps.track(rows, logits, labels, jnp.int32(epoch), 0) for rows in (full, short))
+        full, short = (
+            steps.track(rows, logits, labels, jnp.int32(epoch), 0) for rows in (full, short)
+        )
     assert short.keys() == full.keys() - {"probs"}
     chex.assert_trees_all_equal(short, {name: full[name] for name in short})
 
@@ -224,13 +283,22 @@ def test_one_trace():
     optimiser = optimizer.make_optimizer(optimizer.sgd(0.1, 0.9, 0.0), {}, 32)
     params = ({"W": jnp.zeros((64, 4))},)
     state = steps.TrainState(
-        jnp.int32(0), params, ((),), optimiser.init({"network": params, "rows": {}}), {},
-        table.create(steps.init_tracker(64, 4)), (), steps.epoch_sums(), jax.random.key(0),
+        jnp.int32(0),
+        params,
+        ((),),
+        optimiser.init({"network": params, "rows": {}}),
+        {},
+        table.create(steps.init_tracker(64, 4)),
+        (),
+        steps.epoch_sums(),
+        jax.random.key(0),
     )
     shardings = steps.state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
     step = steps.make_step(method, counted, optimiser, 2)
-    run_steps = steps.compile_steps(steps.repeated(steps.step_from_plan(step, AUGMENT, 1, 2)), shardings, mesh)
+    run_steps = steps.compile_steps(
+        steps.repeated(steps.step_from_plan(step, AUGMENT, 1, 2)), shardings, mesh
+    )
     resident = steps.Resident(jnp.asarray(images), jnp.asarray(labels))
     for epoch in range(3):
         example, index = pipeline.epoch_plan(np.arange(64, dtype=np.int32), 32, 0, epoch, 256)

@@ -1,4 +1,6 @@
-"""The folder of a theory task: parts survive a kill, damage is noticed, another config is refused."""
+"""The folder of a theory task: parts survive a kill, damage is noticed, another config is
+refused.
+"""
 
 import json
 
@@ -23,6 +25,7 @@ def squares(calls):
     def compute():
         calls.append(1)
         return {"x": np.arange(3.0) ** 2, "n": 7}
+
     return compute
 
 
@@ -41,15 +44,25 @@ def test_a_killed_study_computes_only_what_is_missing(config, tmp_path, capsys):
         folder.figure("line", figure)
         folder.finish({"total": float(arrays["x"].sum())})
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["total"] == 5 and summary["task"] == "two_curves" and summary["seconds"]["squares"] >= 0
+    assert (
+        summary["total"] == 5
+        and summary["task"] == "two_curves"
+        and summary["seconds"]["squares"] >= 0
+    )
     assert Image.open(tmp_path / "run" / "plots" / "line.png").size == (270, 180)
     with study.opened(config, tmp_path / "run") as folder:
         assert folder is None
     assert "already finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"",
-                                    lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
+    ],
+)
 def test_a_damaged_part_is_computed_anew(config, tmp_path, damage, capsys):
     calls = []
     with study.opened(config, tmp_path) as folder:
@@ -63,13 +76,20 @@ def test_a_damaged_part_is_computed_anew(config, tmp_path, damage, capsys):
 
 
 def test_another_config_or_a_folder_in_use_is_refused(config, tmp_path):
-    with study.opened(config, tmp_path), pytest.raises(UserError, match="in use"), study.opened(config, tmp_path):
+    with (
+        study.opened(config, tmp_path),
+        pytest.raises(UserError, match="in use"),
+        study.opened(config, tmp_path),
+    ):
         pass
     config.compilation_cache = "off"
     with study.opened(config, tmp_path) as folder:
         assert folder is not None
     config.sizes = (1, 3)
-    with pytest.raises(UserError, match=r"sizes \(was \[1, 2\], now \[1, 3\]\)"), study.opened(config, tmp_path):
+    with (
+        pytest.raises(UserError, match=r"sizes \(was \[1, 2\], now \[1, 3\]\)"),
+        study.opened(config, tmp_path),
+    ):
         pass
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"), study.opened(config, tmp_path):

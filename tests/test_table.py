@@ -20,7 +20,10 @@ def test_padded_size_does_not_depend_on_devices():
 def test_scatter_writes_the_real_rows_and_no_other(seed, batch, real):
     real = min(real, batch)
     rng = np.random.default_rng(seed)
-    rows = {"u": rng.normal(size=(300, 1)).astype(np.float32), "n": rng.integers(0, 9, (300, 4)).astype(np.int32)}
+    rows = {
+        "u": rng.normal(size=(300, 1)).astype(np.float32),
+        "n": rng.integers(0, 9, (300, 4)).astype(np.int32),
+    }
     stored = table.create(rows)
     size = table.padded(300)
     index = np.full(batch, size, np.int32)
@@ -48,10 +51,14 @@ def test_bfloat16_leaves_take_two_bytes_and_are_computed_with_as_float32():
     index = jnp.array([3, 299, 512])
     got = table.gather(stored, index)["v"]
     assert got.dtype == jnp.float32
-    np.testing.assert_array_equal(got, np.stack([rows[3], rows[299], 0 * rows[0]]).astype(np.float32))
+    np.testing.assert_array_equal(
+        got, np.stack([rows[3], rows[299], 0 * rows[0]]).astype(np.float32)
+    )
     new = {"v": got * 1.3, "u": jnp.ones((3, 1))}
     after = table.values(table.scatter(stored, index, new))["v"]
-    np.testing.assert_array_equal(after[jnp.array([3, 299])], new["v"][:2].astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(
+        after[jnp.array([3, 299])], new["v"][:2].astype(jnp.bfloat16).astype(jnp.float32)
+    )
     np.testing.assert_array_equal(after[4:299], rows[4:299].astype(np.float32))
 
 
@@ -60,7 +67,9 @@ def test_an_update_makes_nothing_of_the_tables_size(dtype):
     stored = jax.eval_shape(table.create, {"v": jax.ShapeDtypeStruct((100_000, 10), dtype)})
 
     def update(stored, index):
-        return table.scatter(stored, index, jax.tree.map(lambda x: 2 * x, table.gather(stored, index)))
+        return table.scatter(
+            stored, index, jax.tree.map(lambda x: 2 * x, table.gather(stored, index))
+        )
 
     index = jax.ShapeDtypeStruct((64,), jnp.int32)
     memory = jax.jit(update, donate_argnums=0).lower(stored, index).compile().memory_analysis()
@@ -77,5 +86,7 @@ def test_sharded_equals_single_device():
     got = jax.jit(table.gather)(sharded, place)
     np.testing.assert_array_equal(got["v"], table.gather({"v": jnp.asarray(rows)}, index)["v"])
     after = jax.jit(table.scatter)(sharded, place, {"v": got["v"] * 2})["v"]
-    np.testing.assert_array_equal(after, table.scatter({"v": jnp.asarray(rows)}, index, {"v": got["v"] * 2})["v"])
+    np.testing.assert_array_equal(
+        after, table.scatter({"v": jnp.asarray(rows)}, index, {"v": got["v"] * 2})["v"]
+    )
     assert {s.data.shape for s in after.addressable_shards} == {(64, 3)}

@@ -1,4 +1,6 @@
-"""The benchmark of the table's scale, at tiny sizes: what its file holds. No time is judged here."""
+"""The benchmark of the table's scale, at tiny sizes: what its file holds. No time is judged
+here.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The tangent kernel: the specification's tables entry by entry, closed forms, and Jacobians for the empirical one."""
+"""The tangent kernel: the specification's tables entry by entry, closed forms, and Jacobians for
+the empirical one.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,11 @@ def test_kernel_agrees_with_every_entry_of_the_table(depth):
 
 @pytest.mark.parametrize("name", EIGENVALUES)
 def test_label_eigenvalue_agrees_with_every_entry_of_the_table(name):
-    table = {depth: printed for depth, printed in zip(DEPTHS, EIGENVALUES[name].split(), strict=True) if printed != "-"}
+    table = {
+        depth: printed
+        for depth, printed in zip(DEPTHS, EIGENVALUES[name].split(), strict=True)
+        if printed != "-"
+    }
     found = tangent_kernel.label_eigenvalue(curves.named(name), list(table))
     for value, (depth, printed) in zip(found, table.items(), strict=True):
         assert abs(value - float(printed)) <= last_digit(printed), (depth, printed)
@@ -48,7 +54,9 @@ def test_label_eigenvalue_agrees_with_every_entry_of_the_table(name):
 def test_angle_map_at_angles_known_by_hand():
     # (1 - nu/pi) cos nu + sin(nu)/pi is 1 at 0, 1/pi at pi/2, 0 at pi
     np.testing.assert_allclose(
-        tangent_kernel.angle_map([0, np.pi / 2, np.pi]), [0, np.arccos(1 / np.pi), np.pi / 2], atol=1e-15
+        tangent_kernel.angle_map([0, np.pi / 2, np.pi]),
+        [0, np.arccos(1 / np.pi), np.pi / 2],
+        atol=1e-15,
     )
 
 
@@ -70,7 +78,10 @@ def test_angles_shrink_like_three_pi_over_depth():
 def test_kernel_is_the_printed_sum_of_products():
     nu, depth = np.array([0.0, 0.4, 2.0]), 3
     phi = [nu, tangent_kernel.angle_map(nu), tangent_kernel.angle_map(tangent_kernel.angle_map(nu))]
-    printed = sum(np.cos(phi[a]) * np.prod([1 - phi[b] / np.pi for b in range(a, depth)], axis=0) for a in range(depth))
+    printed = sum(
+        np.cos(phi[a]) * np.prod([1 - phi[b] / np.pi for b in range(a, depth)], axis=0)
+        for a in range(depth)
+    )
     one, three = tangent_kernel.infinite_width(nu, (1, 3))
     np.testing.assert_allclose(three, printed, rtol=1e-14)
     np.testing.assert_allclose(one, np.cos(nu) * (1 - nu / np.pi), rtol=1e-14)
@@ -95,7 +106,9 @@ def test_labels_are_an_eigenfunction(name):
 
 def test_quadrature_error_is_as_stated():
     pair = curves.named("circles-0.1")
-    coarse, fine = (tangent_kernel.label_eigenvalue(pair, [125, 625], count) for count in (4000, 12_000))
+    coarse, fine = (
+        tangent_kernel.label_eigenvalue(pair, [125, 625], count) for count in (4000, 12_000)
+    )
     assert abs(coarse[0] - fine[0]) < 5e-5 and abs(coarse[1] - fine[1]) < 1e-3
 
 

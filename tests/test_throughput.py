@@ -1,4 +1,6 @@
-"""benchmarks/throughput.py run as from outside, at a tiny size. What it times is not asserted, only what it counts."""
+"""benchmarks/throughput.py run as from outside, at a tiny size. What it times is not asserted, only
+what it counts.
+"""
 
 import json
 import os
@@ -18,9 +20,13 @@ TINY = ("--network=small_resnet", "--batch_size=16", "--steps=2", "--image_size=
 
 def run(out, *flags, **environment):
     """(process, JSON or None) of the command, without the XLA flags of the tests around it."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | environment
+    environment = {
+        name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
+    } | environment
     command = [sys.executable, "benchmarks/throughput.py", *TINY, *flags, f"--out={out}"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     return done, json.loads(out.read_text()) if out.exists() else None
 
 
@@ -39,28 +45,37 @@ def test_the_file_has_what_outside_callers_read(on_eight_devices):
     assert "ours_over_torch" not in result
     assert result["flops_per_step"]["sop_plus"] > 1.8 * result["flops_per_step"]["ce"]
     assert all(0 < share < 1 for share in result["utilisation"].values())
-    assert result["command"].startswith("python benchmarks/throughput.py") and result["versions"]["jax"]
+    assert (
+        result["command"].startswith("python benchmarks/throughput.py")
+        and result["versions"]["jax"]
+    )
 
 
 def test_gradients_travel_in_at_most_two_fused_all_reduces(on_eight_devices):
-    params = jax.eval_shape(lambda: api.find("small_resnet", 10).init(jax.random.key(0), (8, 8, 3)))[0]
+    params = jax.eval_shape(
+        lambda: api.find("small_resnet", 10).init(jax.random.key(0), (8, 8, 3))
+    )[0]
     kernels = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 4)
     for found in on_eight_devices["collectives"].values():
         assert set(found["counts"]) <= {"all-reduce", "all-gather"}
         assert 1 <= found["gradient_all_reduces"] <= 2
-        assert found["values_in_gradient_all_reduces"] >= kernels  # every kernel's gradient is in them
+        # every kernel's gradient is in them
+        assert found["values_in_gradient_all_reduces"] >= kernels
         assert found["values_in_largest_other"] < 16 * 64  # vectors of channels, indices, B rows
 
 
 def test_several_seeds_refuse_the_peer(tmp_path):
     done, result = run(tmp_path / "result.json", "--peer=torch", "--num_seeds=2")
     assert done.returncode == 2 and result is None
-    assert done.stderr.splitlines()[-1].endswith("--peer=torch trains one seed; leave out --num_seeds")
+    assert done.stderr.splitlines()[-1].endswith(
+        "--peer=torch trains one seed; leave out --num_seeds"
+    )
 
 
 def test_the_peer_is_raced_in_the_same_rounds(tmp_path):
     pytest.importorskip("torch", reason="pip install torch==2.13.0 to race the peer")
-    done, result = run(tmp_path / "result.json", "--peer=torch", CXX="no-such-compiler")  # compiling takes a minute
+    # compiling takes a minute
+    done, result = run(tmp_path / "result.json", "--peer=torch", CXX="no-such-compiler")
     assert done.returncode == 0, done.stderr
     assert set(result["ours_over_torch"]) == {"plain", "channels_last"}
     assert all(value > 0 for value in result["torch_images_per_second"].values())

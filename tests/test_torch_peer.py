@@ -1,4 +1,6 @@
-"""The PyTorch peer of the benchmark computes what ours computes: losses, gradients, row updates, networks."""
+"""The PyTorch peer of the benchmark computes what ours computes: losses, gradients, row updates,
+networks.
+"""
 
 import collections
 import importlib.util
@@ -17,7 +19,8 @@ torch = pytest.importorskip("torch", reason="pip install torch==2.13.0 to check 
 
 PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "torch_peer.py"
 spec = importlib.util.spec_from_file_location("torch_peer", PATH)
-peer = sys.modules["torch_peer"] = importlib.util.module_from_spec(spec)  # dataclasses look their module up by name
+# dataclasses look their module up by name
+peer = sys.modules["torch_peer"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(peer)
 torch.set_num_threads(1)  # at these sizes threads only wait for one another
 
@@ -64,11 +67,19 @@ def test_published_parameter_counts(name, count):
 
 
 def copy_layers(layers, params):
-    """Fills torch layers from flax parameters; within a block both number the layers of a kind in the same order."""
-    flax_name = {torch.nn.Conv2d: "Conv", torch.nn.BatchNorm2d: "BatchNorm", torch.nn.Linear: "Dense"}
+    """Fills torch layers from flax parameters; within a block both number the layers of a kind in
+    the same order.
+    """
+    flax_name = {
+        torch.nn.Conv2d: "Conv",
+        torch.nn.BatchNorm2d: "BatchNorm",
+        torch.nn.Linear: "Dense",
+    }
     axes = {"Conv": (3, 2, 0, 1), "BatchNorm": (0,), "Dense": (1, 0)}
     seen = collections.Counter()
-    for name, layer in ((flax_name[type(layer)], layer) for layer in layers if type(layer) in flax_name):
+    for name, layer in (
+        (flax_name[type(layer)], layer) for layer in layers if type(layer) in flax_name
+    ):
         values = params[f"{name}_{seen[name]}"]
         seen[name] += 1
         weight = values["scale" if name == "BatchNorm" else "kernel"]
@@ -79,15 +90,19 @@ def copy_layers(layers, params):
 
 
 @pytest.mark.parametrize(
-    "name, activation", [("small_resnet", "silu"), ("small_resnet", "relu"), ("preact_resnet18", "silu")]
+    "name, activation",
+    [("small_resnet", "silu"), ("small_resnet", "relu"), ("preact_resnet18", "silu")],
 )
 def test_network_is_ours(name, activation):
     """The first step's CE, batch-norm in training mode, with the same random parameters."""
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(4, 8, 8, 3)).astype(np.float32), rng.integers(0, 10, 4)
     ours = api.find(name, 10, width=8, activation=activation)
-    shapes = jax.eval_shape(lambda key: ours.init(key, (8, 8, 3)), jax.random.key(0))  # compiling `init` is slow
-    params, model_state = jax.tree.map(lambda x: rng.uniform(-0.5, 1, x.shape).astype(np.float32), shapes)
+    # compiling `init` is slow
+    shapes = jax.eval_shape(lambda key: ours.init(key, (8, 8, 3)), jax.random.key(0))
+    params, model_state = jax.tree.map(
+        lambda x: rng.uniform(-0.5, 1, x.shape).astype(np.float32), shapes
+    )
 
     def cross_entropy(params):
         logits, _ = ours.apply(params, model_state, images, True)
@@ -98,7 +113,9 @@ def test_network_is_ours(name, activation):
     copied = copy_layers([network.stem, network.norm, network.head], params)
     for i, block in enumerate(network.blocks):
         copied += copy_layers(block.modules(), params[f"{type(block).__name__}_{i}"])
-    assert copied == sum(x.ndim > 1 or "scale" in str(path) for path, x in jax.tree.leaves_with_path(params))
+    assert copied == sum(
+        x.ndim > 1 or "scale" in str(path) for path, x in jax.tree.leaves_with_path(params)
+    )
     theirs = peer.ce_loss(network(torch.tensor(images).permute(0, 3, 1, 2)), torch.tensor(labels))
     np.testing.assert_allclose(theirs.detach(), loss, rtol=1e-4)
 
@@ -112,7 +129,9 @@ def run(method, variant, steps=3):
 
 @pytest.mark.parametrize("method", ["ce", "sop", "sop_plus"])
 def test_ways_to_run_agree(method):
-    """The same seed gives the same batches, views and start, so NCHW + dense rows and NHWC + sparse rows agree."""
+    """The same seed gives the same batches, views and start, so NCHW + dense rows and NHWC + sparse
+    rows agree.
+    """
     plain = run(method, "plain")
     assert np.all(np.isfinite(plain)) and len(set(plain)) == 3
     np.testing.assert_allclose(run(method, "channels_last"), plain, rtol=1e-4)
@@ -125,7 +144,9 @@ def test_network_and_rows_learn():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("compiled" not in peer.variants("cpu"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    "compiled" not in peer.variants("cpu"), reason="torch.compile needs a C++ compiler"
+)
 @pytest.mark.parametrize("method", ["ce", "sop", "sop_plus"])
 def test_compiled_step_runs(method):
     """It draws other numbers than the eager one, so only its range is checked."""
@@ -136,7 +157,9 @@ def test_compiled_step_runs(method):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_views_are_crops_flips_and_cutout(channels_last):
-    """Every weak view is a shifted, perhaps mirrored image padded with black; strong views add a square of zeros."""
+    """Every weak view is a shifted, perhaps mirrored image padded with black; strong views add a
+    square of zeros.
+    """
     rng = np.random.default_rng(0)
     images = rng.integers(1, 256, (6, 16, 16, 3), np.uint8)
     network = peer.make_network("small_resnet", 3, 5, width=4)
@@ -144,11 +167,21 @@ def test_views_are_crops_flips_and_cutout(channels_last):
     torch.manual_seed(0)
     views = objective.views(torch.arange(6))
     assert views.shape == (12, 3, 16, 16)
-    assert views.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    assert views.is_contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
     pixels = ((views.permute(0, 2, 3, 1) - objective.shift) / objective.scale).numpy()
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
     for i, view in enumerate(pixels):
-        crops = [padded[i % 6, y : y + 16, x : x + 16][:, ::s] for y in range(9) for x in range(9) for s in (1, -1)]
+        crops = [
+            padded[i % 6, y : y + 16, x : x + 16][:, ::s]
+            for y in range(9)
+            for x in range(9)
+            for s in (1, -1)
+        ]
         zeroed = np.all(views[i].numpy() == 0, axis=0)[..., None]
         assert zeroed.any() == (i >= 6)
-        assert any(np.allclose(np.where(zeroed, 0, view), np.where(zeroed, 0, crop), atol=1e-2) for crop in crops)
+        assert any(
+            np.allclose(np.where(zeroed, 0, view), np.where(zeroed, 0, crop), atol=1e-2)
+            for crop in crops
+        )

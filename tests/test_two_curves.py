@@ -34,20 +34,35 @@ def test_a_tiny_study_leaves_figures_and_the_keys_read_from_outside(config, tmp_
     assert summary["certificate_norm"]["circles-0.3"]["5"] == pytest.approx(1 / 0.071, rel=0.01)
     assert summary["certificate_norm"]["winding-4-0.3"]["1"] is None
     geometry = summary["geometry"]["coils-0.3-1-3"]
-    assert geometry["separation"] == pytest.approx(0.3) and geometry["curvature"] == pytest.approx(1)
+    assert geometry["separation"] == pytest.approx(0.3) and geometry["curvature"] == pytest.approx(
+        1
+    )
     assert geometry["near_returns"] == 3 and geometry["loop_number"] >= 3
     assert set(summary["concentration"]["2"]) == {"8", "32"}
     concentration = summary["concentration"]["2"]["32"]
     assert concentration["mean"]["0"] == pytest.approx(1 + concentration["relative_bias"])
-    assert concentration["rms_distance"] >= abs(concentration["mean"]["0.3"] - 0.827) / np.sqrt(7) - 1e-3
+    assert (
+        concentration["rms_distance"]
+        >= abs(concentration["mean"]["0.3"] - 0.827) / np.sqrt(7) - 1e-3
+    )
     seeds = summary["training_accuracy_seeds"]["circles-1"]["2"]["40"]
-    assert len(seeds) == 2 and np.mean(seeds) == pytest.approx(summary["training_accuracy"]["circles-1"]["2"]["40"])
-    assert np.std(seeds, ddof=1) == pytest.approx(summary["training_accuracy_std"]["circles-1"]["2"]["40"], abs=1e-4)
+    assert len(seeds) == 2 and np.mean(seeds) == pytest.approx(
+        summary["training_accuracy"]["circles-1"]["2"]["40"]
+    )
+    assert np.std(seeds, ddof=1) == pytest.approx(
+        summary["training_accuracy_std"]["circles-1"]["2"]["40"], abs=1e-4
+    )
     tradeoff = summary["tradeoff"]
     assert set(tradeoff["width"]["2"]) == {"32"} and set(tradeoff["samples"]["2"]) == {"3", "6"}
     assert 0 <= summary["linearised"]["flow"] < 1
     figures = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert figures == ["certificate.png", "concentration.png", "kernel.png", "tradeoff.png", "training.png"]
+    assert figures == [
+        "certificate.png",
+        "concentration.png",
+        "kernel.png",
+        "tradeoff.png",
+        "training.png",
+    ]
     for name in figures:
         assert (tmp_path / "plots" / name).stat().st_size < 100_000
         assert Image.open(tmp_path / "plots" / name).size[0] <= 900
@@ -56,7 +71,9 @@ def test_a_tiny_study_leaves_figures_and_the_keys_read_from_outside(config, tmp_
 def test_a_diverging_run_names_depth_seed_and_limit(config, tmp_path):
     config.seed = 3
     config.training.learning_rate = 500.0
-    with pytest.raises(UserError, match=r"diverged at depth 1, seed 3: .*learning_rate=500 .*2/lam_max = \d"):
+    with pytest.raises(
+        UserError, match=r"diverged at depth 1, seed 3: .*learning_rate=500 .*2/lam_max = \d"
+    ):
         two_curves.run(config, tmp_path)
     assert not (tmp_path / "summary.json").exists()
 

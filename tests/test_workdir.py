@@ -13,8 +13,10 @@ from sop_jax.config import default
 from sop_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-HOLD = "import pathlib, sys; from sop_jax import workdir\nwith workdir.locked(pathlib.Path(sys.argv[1])):\n" \
-       "    print('held', flush=True); sys.stdin.read()"
+HOLD = (
+    "import pathlib, sys; from sop_jax import workdir\nwith workdir.locked(pathlib.Path(sys.argv[1])):\n"
+    "    print('held', flush=True); sys.stdin.read()"
+)
 
 
 def snapshot(path):
@@ -28,8 +30,13 @@ def claim(path, sha256="a" * 64, **fields):
 
 
 def test_the_lock_keeps_another_process_out_and_goes_with_it(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="in use by another run"), folder.locked(tmp_path):
@@ -53,7 +60,10 @@ def test_a_folder_without_locks_is_not_called_in_use(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(folder.fcntl, "flock", refuse)
-    with pytest.raises(UserError, match="cannot be locked \\(No locks available\\)"), folder.locked(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot be locked \\(No locks available\\)"),
+        folder.locked(tmp_path),
+    ):
         pass
 
 
@@ -76,7 +86,8 @@ def test_claim_refuses_other_labels(tmp_path):
         claim(tmp_path, "b" * 64, eval_every=2)
     assert snapshot(tmp_path) == before
     assert claim(tmp_path) is False
-    (tmp_path / "labels.npz").write_bytes(before["labels.npz"][:20])  # written anew by the run; the checkpoint decides
+    # written anew by the run; the checkpoint decides
+    (tmp_path / "labels.npz").write_bytes(before["labels.npz"][:20])
     assert claim(tmp_path) is False
 
 
@@ -111,13 +122,16 @@ def test_metrics_are_cut_back_and_a_torn_end_is_dropped(tmp_path):
     assert path.read_text() == "".join(whole[:2])
 
 
-@pytest.mark.parametrize("damage", [
-    lambda lines: lines[:1],
-    lambda lines: [lines[0], lines[1][:9], lines[2]],
-    lambda lines: [lines[0], lines[2], lines[1]],
-    lambda lines: [lines[0], "7", lines[2]],
-    lambda lines: [],
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: lines[:1],
+        lambda lines: [lines[0], lines[1][:9], lines[2]],
+        lambda lines: [lines[0], lines[2], lines[1]],
+        lambda lines: [lines[0], "7", lines[2]],
+        lambda lines: [],
+    ],
+)
 def test_a_needed_line_of_metrics_that_is_damaged(tmp_path, damage):
     lines = [json.dumps({"epoch": epoch}) for epoch in range(3)]
     path = tmp_path / "metrics.jsonl"

@@ -1,10 +1,11 @@
-"""SOP paper, figure 3: recovery error of the convex program against lambda, for varying sparsity and rank.
+"""SOP paper, figure 3: recovery error of the convex program against lambda, for varying sparsity
+and rank.
 
 python -m sop_jax.main --config=configs/theory/linear_figure3.py --workdir=runs/linear_figure3
 
 Source: Liu et al. 2022, section 3.3.
-Measured: r = 20: exact for k = 10, 20 from lambda = .010, .013 on (lambda_0 = .012, .013); k = 20: exact for r = 10, 40
-from .013, .075 on. 10 seconds, 2 CPU cores.
+Measured: r = 20: exact for k = 10, 20 from lambda = .010, .013 on (lambda_0 = .012, .013); k = 20:
+exact for r = 10, 40 from .013, .075 on. 10 seconds, 2 CPU cores.
 """
 
 from sop_jax.tasks.linear_recovery import default

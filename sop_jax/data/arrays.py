@@ -1,4 +1,6 @@
-"""From arrays in memory, as people hold them, to a `Dataset`: images of several kinds, labels of any hashable kind."""
+"""From arrays in memory, as people hold them, to a `Dataset`: images of several kinds, labels of
+any hashable kind.
+"""
 
 import contextlib
 from collections.abc import Iterable
@@ -12,26 +14,33 @@ from sop_jax.errors import UserError
 
 
 def as_images(images) -> np.ndarray:
-    """uint8 [N, H, W, C], N > 0, from [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded to 256 levels).
+    """uint8 [N, H, W, C], N > 0, from [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded
+    to 256 levels).
 
     Raises:
       UserError: another shape or type, or floats outside [0, 1], NaN included.
     """
     images = np.asarray(images)
     if images.ndim not in (3, 4) or images.size == 0:
-        raise UserError(f"images has shape {images.shape}; it must be [N, H, W] or [N, H, W, C] and not empty")
+        raise UserError(
+            f"images has shape {images.shape}; it must be [N, H, W] or [N, H, W, C] and not empty"
+        )
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):
-        raise UserError(f"images is of type {images.dtype}; it must be uint8, or float in [0, 1] "
-                        "(for 0..255 in another integer type: images.astype('uint8'))")
+        raise UserError(
+            f"images is of type {images.dtype}; it must be uint8, or float in [0, 1] "
+            "(for 0..255 in another integer type: images.astype('uint8'))"
+        )
     outside = ~((images >= 0) & (images <= 1))  # true for NaN
     if outside.any():
         first = tuple(np.argwhere(outside)[0].tolist())
-        raise UserError(f"images[{first[0]}] holds {images[first]}, but floats must lie in [0, 1]; "
-                        "divide by the largest possible value, and drop or fill what is NaN")
+        raise UserError(
+            f"images[{first[0]}] holds {images[first]}, but floats must lie in [0, 1]; "
+            "divide by the largest possible value, and drop or fill what is NaN"
+        )
     return np.rint(images * 255).astype(np.uint8)
 
 
@@ -43,26 +52,36 @@ def as_labels(labels: Iterable) -> np.ndarray:
     """
     if not hasattr(labels, "__array__"):
         values = list(labels)
-        plain = len({type(value) for value in values}) == 1 and isinstance(values[0], str | int | float | np.generic)
+        plain = len({type(value) for value in values}) == 1 and isinstance(
+            values[0], str | int | float | np.generic
+        )
         labels = np.array(values) if plain else np.fromiter(values, object, len(values))
     labels = np.asarray(labels)
     if labels.ndim != 1:
-        raise UserError(f"labels has shape {labels.shape}; it must be [N], one label an image (no one-hot rows)")
+        raise UserError(
+            f"labels has shape {labels.shape}; it must be [N], one label an image (no one-hot rows)"
+        )
     for row, value in enumerate(labels.tolist()):
         if value is None or (isinstance(value, float) and value != value):
             raise UserError(f"labels[{row}] is {value}; drop the rows without a label")
         try:
             hash(value)
         except TypeError as error:
-            raise UserError(f"labels[{row}] cannot be a label ({error}); use numbers, strings or tuples") from None
+            raise UserError(
+                f"labels[{row}] cannot be a label ({error}); use numbers, strings or tuples"
+            ) from None
     return labels
 
 
 def find_classes(labels: np.ndarray) -> np.ndarray:
-    """The distinct labels [K], sorted where they can be, else in order of appearance; of the labels' type."""
+    """The distinct labels [K], sorted where they can be, else in order of appearance; of the
+    labels' type.
+    """
     found = list(dict.fromkeys(labels.tolist()))
     if len(found) < 2:
-        raise UserError(f"labels holds {len(found)} class{f' ({found[0]!r})' if found else 'es'}; it takes at least 2")
+        raise UserError(
+            f"labels holds {len(found)} class{f' ({found[0]!r})' if found else 'es'}; it takes at least 2"
+        )
     with contextlib.suppress(TypeError):
         found = sorted(found)
     return np.fromiter(found, object, len(found)).astype(labels.dtype)

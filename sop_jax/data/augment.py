@@ -1,8 +1,11 @@
-"""Augmentation on the device: the weak view (crop, flip) and the strong view of SOP+ (AutoAugment, crop, flip, cutout).
+"""Augmentation on the device: the weak view (crop, flip) and the strong view of SOP+ (AutoAugment,
+crop, flip, cutout).
 
-Every draw comes from the example's own key, fold_in(fold_in(key, epoch), row), so a view depends on (seed, epoch, row)
-and on nothing else: not on the example's place in the batch, the batch's size or the number of devices. All work is
-per example along the batch axis, so it needs no communication where the batch is sharded.
+Every draw comes from the example's own key, fold_in(fold_in(key, epoch), row), so a view depends on
+(seed, epoch, row)
+and on nothing else: not on the example's place in the batch, the batch's size or the number of
+devices. All work is per example along the batch axis, so it needs no communication where the batch
+is sharded.
 """
 
 from dataclasses import dataclass
@@ -13,13 +16,17 @@ import jax.numpy as jnp
 
 from sop_jax.data import autoaugment
 
-_WEAK, _STRONG = 0, 1  # folded into the example's key, so that neither view's draws can change the other's
-_EVERY_EPOCH = 2**32 - 1  # folded into the run's key in an epoch's place, for what is drawn once for a row
+# folded into the example's key, so that neither view's draws can change the other's
+_WEAK, _STRONG = 0, 1
+# folded into the run's key in an epoch's place, for what is drawn once for a row
+_EVERY_EPOCH = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to a training image (fields as in config.augment; mean and std [C] of pixels / 255)."""
+    """What is done to a training image (fields as in config.augment; mean and std [C] of pixels /
+    255).
+    """
 
     crop_padding: int  # zero padding in pixels before the random crop, 0 for no crop
     flip: bool  # horizontal flip with probability 1/2
@@ -45,32 +52,41 @@ def normalise(images: jax.Array, mean, std) -> jax.Array:
 
 
 def example_keys(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
-    """Keys [B], one an example: fold_in(fold_in(key, epoch), row) of the run's typed key and the table rows [B]."""
+    """Keys [B], one an example: fold_in(fold_in(key, epoch), row) of the run's typed key and the
+    table rows [B].
+    """
     epoch_key = jax.random.fold_in(key, epoch)
     return jax.vmap(lambda row: jax.random.fold_in(epoch_key, row))(rows)
 
 
 def alternating_mirror(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
-    """Bool [B], whether each row is mirrored: in even epochs by its own random bit, in odd ones the other way.
+    """Bool [B], whether each row is mirrored: in even epochs by its own random bit, in odd ones the
+    other way.
 
-    So two epochs show both sides of every image, which flips drawn anew do for half of them (Jordan 2024, section 3.6).
-    `key` is the run's, as for `example_keys`, and `rows` the table rows [B].
+    So two epochs show both sides of every image, which flips drawn anew do for half of them (Jordan
+    2024, section 3.6). `key` is the run's, as for `example_keys`, and `rows` the table rows [B].
     """
     bits = jax.vmap(jax.random.bernoulli)(example_keys(key, _EVERY_EPOCH, rows))
     return bits ^ (epoch % 2 == 1)
 
 
 def views(
-    augment: Augment, keys: jax.Array, images: jax.Array, num_views: int, mirror: jax.Array | None = None
+    augment: Augment,
+    keys: jax.Array,
+    images: jax.Array,
+    num_views: int,
+    mirror: jax.Array | None = None,
 ) -> jax.Array:
-    """The training views of a batch (SOP, ICML 2022, section 4 and appendix; published code for the strong view).
+    """The training views of a batch (SOP, ICML 2022, section 4 and appendix; published code for the
+    strong view).
 
     Args:
         augment: what to do.
         keys: [B] typed, from `example_keys`.
         images: uint8 [B, H, W, C].
         num_views: V; 1 gives the weak view, 2 weak and strong.
-        mirror: bool [B], which weak views are mirrored; None: drawn at random. The strong view's flip is always drawn.
+        mirror: bool [B], which weak views are mirrored; None: drawn at random. The strong view's
+          flip is always drawn.
     Returns:
         float32 [B, V, H, W, C]; the weak view is the same whatever V.
     """
@@ -85,21 +101,29 @@ def views(
     return jnp.stack(made, axis=1)
 
 
-def _weak(augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax.Array | None = None) -> jax.Array:
+def _weak(
+    augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax.Array | None = None
+) -> jax.Array:
     return normalise(_crop_flip(augment, keys, images, mirror), augment.mean, augment.std)
 
 
 def _strong(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
     """AutoAugment on the original pixels first, cutout last: its zeros are the data's mean."""
-    crop_keys, policy_keys, cutout_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+    crop_keys, policy_keys, cutout_keys = jnp.moveaxis(
+        jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
+    )
     if augment.strong == "autoaugment":
         images = autoaugment.autoaugment(policy_keys, images)
     images = _weak(augment, crop_keys, images)
     return _cutout(cutout_keys, images, augment.cutout) if augment.cutout else images
 
 
-def _crop_flip(augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax.Array | None) -> jax.Array:
-    """Pads with black (before normalising, as torchvision does), crops at a random offset to the old size and flips."""
+def _crop_flip(
+    augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax.Array | None
+) -> jax.Array:
+    """Pads with black (before normalising, as torchvision does), crops at a random offset to the
+    old size and flips.
+    """
     padding = augment.crop_padding
 
     def one(key, image, mirrored):
@@ -114,7 +138,9 @@ def _crop_flip(augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax
 
 
 def _cutout(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:
-    """Zeroes a square about a random pixel: [y - side//2, y + side//2) and x likewise, cut off at the border."""
+    """Zeroes a square about a random pixel: [y - side//2, y + side//2) and x likewise, cut off at
+    the border.
+    """
     height, width = images.shape[1:3]
     size, half = jnp.array([height, width]), side // 2
 

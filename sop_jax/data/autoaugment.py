@@ -1,10 +1,13 @@
-"""AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, appendix), as the published SOP code applies it for SOP+.
+"""AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, appendix), as the published SOP code applies it
+for SOP+.
 
-Facts taken from that code, data_loader/augmentation_archive.py, `autoaug_paper_cifar10` (used for CIFAR-100 as well),
-and augmentations.py: levels are mapped as in `level_value`, shears act about the origin, translations are in absolute
-pixels, warps are nearest-neighbour with black fill, geometric operations change sign with probability 1/2, and an
-operation is skipped where random() > probability. Its 14th sub-policy has Color at level 6 where the AutoAugment paper
-prints 8; we follow the code.
+Facts taken from that code, data_loader/augmentation_archive.py, `autoaug_paper_cifar10` (used for
+CIFAR-100 as well),
+and augmentations.py: levels are mapped as in `level_value`, shears act about the origin,
+translations are in absolute pixels, warps are nearest-neighbour with black fill, geometric
+operations change sign with probability 1/2, and an operation is skipped where random() >
+probability. Its 14th sub-policy has Color at level 6 where the AutoAugment paper prints 8; we
+follow the code.
 """
 
 import functools
@@ -45,12 +48,17 @@ POLICY = (
     (("Equalize", 0.8, 8), ("Invert", 0.1, 3)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 1)),
 )
-_PROBABILITIES = np.array([[probability for _, probability, _ in sub] for sub in POLICY], np.float32)  # [25, 2]
+# [25, 2]
+_PROBABILITIES = np.array(
+    [[probability for _, probability, _ in sub] for sub in POLICY], np.float32
+)
 SKIPPED, PLAIN, MIRRORED = range(3)  # what a draw may make of an operation
 
 
 def level_value(name: str, level: int) -> float:
-    """The operation's argument (see `image_ops.encode`) at a level of the policy, 0 to 9, sign not yet drawn."""
+    """The operation's argument (see `image_ops.encode`) at a level of the policy, 0 to 9, sign not
+    yet drawn.
+    """
     match name:
         case "ShearX" | "ShearY":
             return level * 0.3 / 10
@@ -92,7 +100,9 @@ def autoaugment(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What each key [B] chooses: index of the sub-policy, int32 [B], and SKIPPED, PLAIN or MIRRORED, int32 [B, 2]."""
+    """What each key [B] chooses: index of the sub-policy, int32 [B], and SKIPPED, PLAIN or
+    MIRRORED, int32 [B, 2].
+    """
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (5,), jnp.float32))(keys)
     sub_policies = (uniform[:, 0] * len(POLICY)).astype(jnp.int32)
     applied = uniform[:, 1:3] <= jnp.asarray(_PROBABILITIES)[sub_policies]
@@ -102,7 +112,9 @@ def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @functools.cache
 def _encoded_policy(height: int, width: int) -> Op:
-    """All that can be drawn for images of this size: an `Op` whose leaves lead with [25, 2, 3] (slot, variant)."""
+    """All that can be drawn for images of this size: an `Op` whose leaves lead with [25, 2, 3]
+    (slot, variant).
+    """
     variants = []
     for sub_policy in POLICY:
         for name, _, level in sub_policy:
@@ -111,4 +123,9 @@ def _encoded_policy(height: int, width: int) -> Op:
             variants.append(image_ops.encode("Identity", 0.0, height, width))
             variants.append(image_ops.encode(name, value, height, width))
             variants.append(image_ops.encode(name, mirrored, height, width))
-    return Op(*(np.stack(leaf).reshape(len(POLICY), 2, 3, *leaf[0].shape) for leaf in zip(*variants, strict=True)))
+    return Op(
+        *(
+            np.stack(leaf).reshape(len(POLICY), 2, 3, *leaf[0].shape)
+            for leaf in zip(*variants, strict=True)
+        )
+    )

@@ -1,8 +1,9 @@
-"""Human label sets (CIFAR-10N, CIFAR-100N; Wei et al., ICLR 2022) from `.npz` and from the published `.pt` files.
+"""Human label sets (CIFAR-10N, CIFAR-100N; Wei et al., ICLR 2022) from `.npz` and from the
+published `.pt` files.
 
-A `.pt` file is a zip that holds a pickle, and a pickle can run any program. It is read here without torch by an
-unpickler that knows four names and answers them with harmless stand-ins of its own: even a pickle that abuses those
-names reaches neither numpy nor anything else.
+A `.pt` file is a zip that holds a pickle, and a pickle can run any program. It is read here without
+torch by an unpickler that knows four names and answers them with harmless stand-ins of its own:
+even a pickle that abuses those names reaches neither numpy nor anything else.
 """
 
 import os
@@ -25,7 +26,8 @@ _ALIASES = {
     "noisy": ("noisy_label", "noise_label"),
     "clean": ("clean_label",),
 }
-_DEFAULTS = ("worse_label", "noisy_label", "noise_label")  # the set that papers call CIFAR-10N 'worst', CIFAR-100N
+# the set that papers call CIFAR-10N 'worst', CIFAR-100N
+_DEFAULTS = ("worse_label", "noisy_label", "noise_label")
 _MAX_PICKLE_BYTES = 256 * 2**20  # the published files have 2.4 MB; a zip bomb stops here
 
 
@@ -39,7 +41,8 @@ def read_label_sets(path: str) -> dict[str, np.ndarray]:
         Name of the label set -> int32 [N], rows in the set's original order (row i is id i).
 
     Raises:
-        UserError: missing or damaged file, pickled objects, a `.pt` that asks for anything but plain arrays.
+        UserError: missing or damaged file, pickled objects, a `.pt` that asks for anything but
+          plain arrays.
     """
     if path.endswith("_ordered.npy"):
         raise UserError(
@@ -56,14 +59,18 @@ def read_label_sets(path: str) -> dict[str, np.ndarray]:
 
 
 def select(label_sets, name: str | None, where: str) -> str:
-    """The key that `name` (a key, an alias, or None for the usual set) means in these label sets."""
+    """The key that `name` (a key, an alias, or None for the usual set) means in these label
+    sets.
+    """
     candidates = _DEFAULTS if name is None else (name, *_ALIASES.get(name, ()))
     for key in candidates:
         if key in label_sets:
             return key
     if not label_sets:
-        raise UserError(f"noise.kind='human': {where} has no human labels; give a file of them with "
-                        "--config.data.labels=FILE (.npz, or a published .pt)")
+        raise UserError(
+            f"noise.kind='human': {where} has no human labels; give a file of them with "
+            "--config.data.labels=FILE (.npz, or a published .pt)"
+        )
     wanted = " is not set" if name is None else f"={name!r} is not there"
     raise UserError(
         f"noise.labels{wanted}: {where} has {', '.join(label_sets)}; "
@@ -71,13 +78,16 @@ def select(label_sets, name: str | None, where: str) -> str:
     )
 
 
-def human_labels(label_sets, name: str | None, clean, ids, num_classes: int, where: str) -> np.ndarray:
+def human_labels(
+    label_sets, name: str | None, clean, ids, num_classes: int, where: str
+) -> np.ndarray:
     """Picks one label set and checks that its rows are the data set's.
 
     Args:
         label_sets: name -> integers [N].
         name: key or alias, see `select`.
-        clean: the data set's clean labels, integers [N], against which the sets' own clean_label is held.
+        clean: the data set's clean labels, integers [N], against which the sets' own clean_label is
+          held.
         ids: ids of the rows [N], for messages.
         num_classes: K.
         where: file or set, for messages.
@@ -91,7 +101,9 @@ def human_labels(label_sets, name: str | None, clean, ids, num_classes: int, whe
     key = select(label_sets, name, where)
     for checked in dict.fromkeys((key, "clean_label")):
         if checked in label_sets and len(label_sets[checked]) != len(clean):
-            raise UserError(f"{where}, {checked}: {len(label_sets[checked])} labels for {len(clean)} training rows")
+            raise UserError(
+                f"{where}, {checked}: {len(label_sets[checked])} labels for {len(clean)} training rows"
+            )
     if "clean_label" in label_sets:
         differs = np.flatnonzero(np.asarray(label_sets["clean_label"]) != clean)
         if len(differs):
@@ -109,7 +121,11 @@ def _label_set(values, path: str, key) -> np.ndarray:
     if type(values) is list and all(type(v) is int and abs(v) < 2**31 for v in values):
         values = np.array(values, np.int64)
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
-        got = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
+        got = (
+            f"{values.dtype} {list(values.shape)}"
+            if isinstance(values, np.ndarray)
+            else type(values).__name__
+        )
         raise UserError(f"{where}: expected whole numbers of shape [N], got {got}")
     if values.size and (values.min() < -(2**31) or values.max() >= 2**31):
         raise UserError(f"{where}: holds numbers too large for labels")
@@ -121,9 +137,13 @@ def _read_pt(path: str) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith("/data.pkl")]
             if len(members) != 1:
-                raise UserError(f"expected one member */data.pkl, found {len(members)}: not a CIFAR-N .pt file")
+                raise UserError(
+                    f"expected one member */data.pkl, found {len(members)}: not a CIFAR-N .pt file"
+                )
             if members[0].file_size > _MAX_PICKLE_BYTES:
-                raise UserError(f"{members[0].filename} has {members[0].file_size} bytes, too many for labels")
+                raise UserError(
+                    f"{members[0].filename} has {members[0].file_size} bytes, too many for labels"
+                )
             with archive.open(members[0]) as stream:
                 content = _LabelUnpickler(stream).load()
         if type(content) is not dict or not all(type(key) is str for key in content):
@@ -131,8 +151,11 @@ def _read_pt(path: str) -> dict[str, np.ndarray]:
         arrays = {k: v.array() if type(v) is _Array else v for k, v in content.items()}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # a hostile or damaged file can make zipfile and pickle raise nearly anything
-        raise UserError(f"{path}: not a readable .pt file ({type(error).__name__}: {error})") from error
+    # a hostile or damaged file can make zipfile and pickle raise nearly anything
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a readable .pt file ({type(error).__name__}: {error})"
+        ) from error
     return {key: _label_set(values, path, key) for key, values in arrays.items()}
 
 
@@ -141,7 +164,9 @@ class _Dtype:
 
     def __init__(self, code, *_):
         if not (type(code) is str and re.fullmatch("[iu][1248]", code)):
-            raise UserError(f"holds an array of dtype {str(code)[:20]!r} (objects, or no whole numbers): refused")
+            raise UserError(
+                f"holds an array of dtype {str(code)[:20]!r} (objects, or no whole numbers): refused"
+            )
         self.code, self.byteorder = code, "="
 
     def __setstate__(self, state):
@@ -188,7 +213,8 @@ _STAND_INS = {
 class _LabelUnpickler(pickle._Unpickler):
     """Unpickles with the stand-ins alone.
 
-    The Python implementation, since the C one sizes its memo by numbers in the file: a few bytes can ask for 32 GB.
+    The Python implementation, since the C one sizes its memo by numbers in the file: a few bytes
+      can ask for 32 GB.
     """
 
     def find_class(self, module, name):
@@ -200,4 +226,6 @@ class _LabelUnpickler(pickle._Unpickler):
         return _STAND_INS[module, name]
 
     def persistent_load(self, pid):
-        raise UserError("holds a torch tensor or another outside reference; label files hold numpy arrays")
+        raise UserError(
+            "holds a torch tensor or another outside reference; label files hold numpy arrays"
+        )

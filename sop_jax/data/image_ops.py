@@ -1,10 +1,11 @@
 """Pillow's image operations on the device, without a branch per image.
 
-Every operation is one of: an affine warp, a 256-entry table per channel, or a blend with a degenerate image. `apply`
-runs all three stages on each image, with those that its `Op` does not use set to the identity, so that a batch may
-hold a different operation for every image. Results equal Pillow's (tested on photographs): integer arithmetic where
-Pillow has it, and elsewhere care for the two places where the last bit of its floating point decides a grey level
-(`_blend`, `_autocontrast_shortfalls`).
+Every operation is one of: an affine warp, a 256-entry table per channel, or a blend with a
+degenerate image. `apply` runs all three stages on each image, with those that its `Op` does not use
+set to the identity, so that a batch may hold a different operation for every image. Results equal
+Pillow's (tested on photographs): integer arithmetic where Pillow has it, and elsewhere care for the
+two places where the last bit of its floating point decides a grey level (`_blend`,
+`_autocontrast_shortfalls`).
 """
 
 import functools
@@ -29,10 +30,13 @@ _GCD = np.gcd(255, np.arange(256))
 
 
 class Op(NamedTuple):
-    """One operation on one image, as numbers (a leading axis holds one for each image of a batch)."""
+    """One operation on one image, as numbers (a leading axis holds one for each image of a
+    batch).
+    """
 
     kind: np.ndarray  # int32 [], index into NAMES
-    value: np.ndarray  # float32 [], the operation's argument in Pillow's terms: factor, threshold or bits
+    # float32 [], the operation's argument in Pillow's terms: factor, threshold or bits
+    value: np.ndarray
     warp: np.ndarray  # int32 [6], fixed-point affine map from output to source pixels
 
 
@@ -41,8 +45,9 @@ def encode(name: str, value: float, height: int, width: int) -> Op:
 
     Args:
         name: one of NAMES.
-        value: Pillow's argument: shear (source x = x + value * y), translation in pixels (source x = x + value),
-            rotation in degrees counter-clockwise, threshold of Solarize, bits of Posterize, factor of an enhancement.
+        value: Pillow's argument: shear (source x = x + value * y), translation in pixels (source x
+            = x + value), rotation in degrees counter-clockwise, threshold of Solarize, bits of
+            Posterize, factor of an enhancement.
     Raises:
         ValueError: unknown name.
     """
@@ -53,7 +58,9 @@ def encode(name: str, value: float, height: int, width: int) -> Op:
 
 
 def apply_op(name: str, value: float, images: jax.Array) -> jax.Array:
-    """One operation with one argument (see `encode`) on a whole batch: uint8 [B, H, W, C] to the same, C 1 or 3."""
+    """One operation with one argument (see `encode`) on a whole batch: uint8 [B, H, W, C] to the
+    same, C 1 or 3.
+    """
     return jax.vmap(functools.partial(apply, encode(name, value, *images.shape[1:3])))(images)
 
 
@@ -71,7 +78,9 @@ def apply(op: Op, image: jax.Array) -> jax.Array:
     chex.assert_rank(image, 3)
     chex.assert_type(image, jnp.uint8)
     if image.shape[-1] not in (1, 3):
-        raise UserError(f"AutoAugment knows images of 1 or 3 channels, got {image.shape[-1]}: set augment.strong=weak")
+        raise UserError(
+            f"AutoAugment knows images of 1 or 3 channels, got {image.shape[-1]}: set augment.strong=weak"
+        )
     image = _warp(op.warp, image)
     image = _table(op, image)[jnp.arange(image.shape[-1]), image]
     return _blend_stage(op, image)
@@ -81,7 +90,9 @@ def apply(op: Op, image: jax.Array) -> jax.Array:
 
 
 def _affine(name: str, value: float, height: int, width: int) -> tuple[float, ...]:
-    """Coefficients (a, b, c, d, e, f) of Image.transform: source x = a x + b y + c, source y = d x + e y + f."""
+    """Coefficients (a, b, c, d, e, f) of Image.transform: source x = a x + b y + c, source y = d x
+    + e y + f.
+    """
     match name:
         case "ShearX":
             return 1, value, 0, 0, 1, 0
@@ -99,7 +110,9 @@ def _affine(name: str, value: float, height: int, width: int) -> tuple[float, ..
 
 
 def _fixed_point(affine: tuple[float, ...]) -> np.ndarray:
-    """Pillow's coefficients int32 [6], offsets moved by half a pixel: it samples at pixel centres."""
+    """Pillow's coefficients int32 [6], offsets moved by half a pixel: it samples at pixel
+    centres.
+    """
     a, b, c, d, e, f = affine
     exact = np.array([a, b, c + (a + b) / 2, d, e, f + (d + e) / 2])
     return np.floor(exact * 2**_FIXED + 0.5).astype(np.int32)
@@ -111,7 +124,8 @@ def _warp(warp: jax.Array, image: jax.Array) -> jax.Array:
     source_x = (warp[2] + warp[0] * x + warp[1] * y) >> _FIXED
     source_y = (warp[5] + warp[3] * x + warp[4] * y) >> _FIXED
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
-    source = jnp.where(inside, source_y * width + source_x, height * width)  # one past the end reads the fill value
+    # one past the end reads the fill value
+    source = jnp.where(inside, source_y * width + source_x, height * width)
     return image.reshape(-1, channels).at[source].get(mode="fill", fill_value=0)
 
 
@@ -119,7 +133,9 @@ def _warp(warp: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def _table(op: Op, image: jax.Array) -> jax.Array:
-    """The operation's table, uint8 [C, 256]: the identity for operations that are not table operations."""
+    """The operation's table, uint8 [C, 256]: the identity for operations that are not table
+    operations.
+    """
     channels = image.shape[-1]
     levels = jnp.broadcast_to(jnp.arange(256), (channels, 256))
     counts = jnp.zeros((channels, 256), jnp.int32).at[jnp.arange(channels), image].add(1)
@@ -152,12 +168,15 @@ def _autocontrast(levels: jax.Array, low: jax.Array, high: jax.Array) -> jax.Arr
 
 @functools.cache
 def _autocontrast_shortfalls() -> np.ndarray:
-    """Where Pillow's float64 gives one level less than the exact quotient 255 * (level - low) / span.
+    """Where Pillow's float64 gives one level less than the exact quotient 255 * (level - low) /
+    span.
 
-    That can happen only where the quotient is a whole number, which it is at gcd(255, span) + 1 levels, evenly spaced.
+    That can happen only where the quotient is a whole number, which it is at gcd(255, span) + 1
+    levels, evenly spaced.
 
     Returns:
-        int32 [256 low, 256 high]; bit m stands for the m-th of these levels. None falls short beyond m = 17.
+        int32 [256 low, 256 high]; bit m stands for the m-th of these levels. None falls short
+        beyond m = 17.
     """
     low, high = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
     span = np.maximum(high - low, 1)
@@ -170,7 +189,9 @@ def _autocontrast_shortfalls() -> np.ndarray:
 
 
 def _equalize(levels: jax.Array, counts: jax.Array, highest: jax.Array) -> jax.Array:
-    """Makes each channel's histogram flat; a channel with too few pixels below its highest level stays."""
+    """Makes each channel's histogram flat; a channel with too few pixels below its highest level
+    stays.
+    """
     below = jnp.cumsum(counts, axis=1) - counts
     step = jnp.take_along_axis(below, highest[:, None], axis=1) // 255
     flat = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
@@ -182,8 +203,9 @@ def _equalize(levels: jax.Array, counts: jax.Array, highest: jax.Array) -> jax.A
 
 def _blend(degenerate: jax.Array | int, image: jax.Array, factor: jax.Array) -> jax.Array:
     """Grey levels int32: degenerate + factor * (image - degenerate), rounded down."""
-    # Pillow rounds the product before it adds. The clip, which never acts, keeps the compiler from joining both into
-    # one fused multiply-add: at factor 1.18 that would move 1 % of the pixels by one level.
+    # Pillow rounds the product before it adds. The clip, which never acts, keeps the compiler from
+    # joining both into one fused multiply-add: at factor 1.18 that would move 1 % of the pixels by
+    # one level.
     product = jnp.clip(factor * (image - degenerate), -1e6, 1e6)
     return jnp.clip(degenerate + product, 0, 255).astype(jnp.int32)
 
@@ -192,7 +214,9 @@ def _blend_stage(op: Op, image: jax.Array) -> jax.Array:
     is_color, is_sharpness = op.kind == _KIND["Color"], op.kind == _KIND["Sharpness"]
     pixels = image.astype(jnp.int32)
     degenerate = jnp.where(is_color, _grey(pixels)[..., None], _smooth(pixels))
-    return _blend(degenerate, pixels, jnp.where(is_color | is_sharpness, op.value, 1.0)).astype(jnp.uint8)
+    return _blend(degenerate, pixels, jnp.where(is_color | is_sharpness, op.value, 1.0)).astype(
+        jnp.uint8
+    )
 
 
 def _grey(pixels: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 """Label noise as pure functions of (labels, transition matrix, seed).
 
-A noise model is a row-stochastic matrix T[true, given], float64 [K, K]; `corrupt` draws the given labels from it. The
-one kind that no matrix describes, noise that depends on the image, has its own function. Definitions follow the code
-published with SOP (Liu et al., ICML 2022), ELR, CDR and Patrini et al. 2017; each docstring names its own.
+A noise model is a row-stochastic matrix T[true, given], float64 [K, K]; `corrupt` draws the given
+labels from it. The one kind that no matrix describes, noise that depends on the image, has its own
+function. Definitions follow the code published with SOP (Liu et al., ICML 2022), ELR, CDR and
+Patrini et al. 2017; each docstring names its own.
 """
 
 import hashlib
@@ -15,20 +16,117 @@ from sop_jax.errors import UserError
 
 # Fine class -> superclass of CIFAR-100, index = fine class.
 CIFAR100_SUPERCLASS = (
-    (4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7, 6, 13, 15, 3, 15)
-    + (0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10, 16, 4, 17, 4, 2, 0, 17, 4, 18, 17)
-    + (10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19)
+    (
+        4,
+        1,
+        14,
+        8,
+        0,
+        6,
+        7,
+        7,
+        18,
+        3,
+        3,
+        14,
+        9,
+        18,
+        7,
+        11,
+        3,
+        9,
+        7,
+        11,
+        6,
+        11,
+        5,
+        10,
+        7,
+        6,
+        13,
+        15,
+        3,
+        15,
+    )
+    + (
+        0,
+        11,
+        1,
+        10,
+        12,
+        14,
+        16,
+        9,
+        11,
+        5,
+        5,
+        19,
+        8,
+        8,
+        15,
+        13,
+        14,
+        17,
+        18,
+        10,
+        16,
+        4,
+        17,
+        4,
+        2,
+        0,
+        17,
+        4,
+        18,
+        17,
+    )
+    + (
+        10,
+        3,
+        2,
+        12,
+        12,
+        16,
+        12,
+        1,
+        9,
+        19,
+        2,
+        10,
+        0,
+        1,
+        16,
+        12,
+        9,
+        13,
+        15,
+        13,
+        16,
+        19,
+        2,
+        4,
+        6,
+        19,
+        5,
+        5,
+        8,
+        19,
+    )
     + (18, 1, 2, 15, 6, 0, 17, 8, 14, 13)
 )
 
 
 def _block_cyclic() -> dict[int, int]:
-    """CIFAR-100: next class within each block of five consecutive ids (Patrini, ELR, CDR call it 'asymmetric')."""
+    """CIFAR-100: next class within each block of five consecutive ids (Patrini, ELR, CDR call it
+    'asymmetric').
+    """
     return {c: c // 5 * 5 + (c + 1) % 5 for c in range(100)}
 
 
 def _block_swap() -> dict[int, int]:
-    """CIFAR-100: two classes of each block of five change places (SOP's code); the pairs come from RandomState(0)."""
+    """CIFAR-100: two classes of each block of five change places (SOP's code); the pairs come from
+    RandomState(0).
+    """
     random = np.random.RandomState(0)
     flips = {}
     for start in range(0, 100, 5):
@@ -38,7 +136,9 @@ def _block_swap() -> dict[int, int]:
 
 
 def _superclass_cyclic() -> dict[int, int]:
-    """CIFAR-100: next fine class of the same superclass, in the order of ids (what papers describe)."""
+    """CIFAR-100: next fine class of the same superclass, in the order of ids (what papers
+    describe).
+    """
     flips = {}
     for superclass in range(20):
         members = [c for c in range(100) if CIFAR100_SUPERCLASS[c] == superclass]
@@ -47,7 +147,8 @@ def _superclass_cyclic() -> dict[int, int]:
 
 
 _MNIST_FLIPS = {2: 7, 3: 8, 5: 6, 6: 5}
-# name -> (K, {source class: target class}); sources flip with probability `rate`, other classes stay clean
+# name -> (K, {source class: target class}); sources flip with probability `rate`, other classes
+# stay clean
 FLIPS = {
     "cifar10": (10, {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}),
     "mnist": (10, _MNIST_FLIPS),
@@ -62,9 +163,9 @@ FLIPS = {
 class NoiseReport(NamedTuple):
     """What was done to the labels.
 
-    `transition` float64 [K, K] holds the realised shares T[true, given] (a class without examples has its identity
-    row); it and `actual_rate` are None where the true labels are unknown. Human labels have no nominal rate. `sha256`
-    is of the given labels as little-endian int32 bytes.
+    `transition` float64 [K, K] holds the realised shares T[true, given] (a class without examples
+    has its identity row); it and `actual_rate` are None where the true labels are unknown. Human
+    labels have no nominal rate. `sha256` is of the given labels as little-endian int32 bytes.
     """
 
     kind: str
@@ -77,7 +178,9 @@ class NoiseReport(NamedTuple):
         """One line for the console."""
         nominal = "" if self.nominal_rate is None else f" at nominal rate {self.nominal_rate:g}"
         actual = "share unknown" if self.actual_rate is None else f"{self.actual_rate:.2%}"
-        return f"label noise: {self.kind}{nominal}; wrong labels: {actual}; sha256 {self.sha256[:16]}"
+        return (
+            f"label noise: {self.kind}{nominal}; wrong labels: {actual}; sha256 {self.sha256[:16]}"
+        )
 
 
 def report(kind: str, nominal_rate: float | None, given, true, num_classes: int) -> NoiseReport:
@@ -97,8 +200,9 @@ def report(kind: str, nominal_rate: float | None, given, true, num_classes: int)
 def symmetric(rate: float, num_classes: int, *, inclusive: bool = False) -> np.ndarray:
     """Uniform noise, float64 [K, K].
 
-    Exclusive (CDR, Co-teaching): `rate` of the labels move to a uniform other class. Inclusive (the published SOP, ELR
-    and DivideMix): `rate` of the labels are redrawn over all K classes, so that rate * (K-1)/K of them end up wrong.
+    Exclusive (CDR, Co-teaching): `rate` of the labels move to a uniform other class. Inclusive (the
+    published SOP, ELR and DivideMix): `rate` of the labels are redrawn over all K classes, so that
+    rate * (K-1)/K of them end up wrong.
     """
     rate, num_classes = _check_rate(rate), _check_num_classes(num_classes)
     wrong = rate * (num_classes - 1) / num_classes if inclusive else rate
@@ -113,16 +217,22 @@ def pairflip(rate: float, num_classes: int) -> np.ndarray:
     return _flip_matrix(rate, num_classes, {c: (c + 1) % num_classes for c in range(num_classes)})
 
 
-def asymmetric(rate: float, dataset: str | int | Mapping[int, int] = "cifar10", *, num_classes: int | None = None):
+def asymmetric(
+    rate: float,
+    dataset: str | int | Mapping[int, int] = "cifar10",
+    *,
+    num_classes: int | None = None,
+):
     """Each source class moves to its one target class with probability `rate`; float64 [K, K].
 
-    Every class is drawn from the clean labels: the published CIFAR-10 code relabels in place, so that some cats come
-    back, which is not copied (SOP's released code, data loader; CDR's likewise).
+    Every class is drawn from the clean labels: the published CIFAR-10 code relabels in place, so
+    that some cats come back, which is not copied (SOP's released code, data loader; CDR's
+    likewise).
 
     Args:
         rate: share of each source class that moves.
-        dataset: a key of `FLIPS` ('cifar100' means block_cyclic), 10 or 100 for CIFAR-10 or CIFAR-100, or your own
-            {source: target}, which needs `num_classes`.
+        dataset: a key of `FLIPS` ('cifar100' means block_cyclic), 10 or 100 for CIFAR-10 or
+            CIFAR-100, or your own {source: target}, which needs `num_classes`.
         num_classes: K; where `dataset` is not a mapping it may stand in its place.
 
     Raises:
@@ -144,10 +254,11 @@ def asymmetric(rate: float, dataset: str | int | Mapping[int, int] = "cifar10", 
 def corrupt(labels, transition, seed: int) -> tuple[np.ndarray, NoiseReport]:
     """Draws given labels from the rows of a transition matrix.
 
-    Within each true class the draw is stratified: n evenly spaced quantiles with one random offset go through the row's
-    cumulative sum, and a random permutation hands them to the n examples. Each example's label still has the
-    distribution T[true], and every realised count is the expected one rounded up or down, so 40 % noise means 40 %,
-    not 40 % give or take a draw. (Published codes draw independently; the count of wrong labels then varies by seed.)
+    Within each true class the draw is stratified: n evenly spaced quantiles with one random offset
+    go through the row's cumulative sum, and a random permutation hands them to the n examples. Each
+    example's label still has the distribution T[true], and every realised count is the expected one
+    rounded up or down, so 40 % noise means 40 %, not 40 % give or take a draw. (Published codes
+    draw independently; the count of wrong labels then varies by seed.)
 
     Args:
         labels: true labels, integers [N] in [0, K).
@@ -155,10 +266,12 @@ def corrupt(labels, transition, seed: int) -> tuple[np.ndarray, NoiseReport]:
         seed: the only source of randomness; class c uses the stream (seed, c).
 
     Returns:
-        Given labels int32 [N], and the report (its nominal rate is the one the matrix expects on these labels).
+        Given labels int32 [N], and the report (its nominal rate is the one the matrix expects on
+        these labels).
 
     Raises:
-        UserError: a matrix that is not row-stochastic (the row is named), labels out of range, a negative seed.
+        UserError: a matrix that is not row-stochastic (the row is named), labels out of range, a
+          negative seed.
     """
     transition = _check_transition(transition)
     num_classes = len(transition)
@@ -167,9 +280,12 @@ def corrupt(labels, transition, seed: int) -> tuple[np.ndarray, NoiseReport]:
     for c in np.unique(labels):
         random = generator(seed, c)
         rows = np.flatnonzero(labels == c)
-        # The diagonal goes first, so that the number of wrong labels of the class is off by less than one, too.
+        # The diagonal goes first, so that the number of wrong labels of the class is off by less
+        # than one, too.
         order = np.roll(np.arange(num_classes), -c)
-        quantiles = np.minimum((np.arange(len(rows)) + random.random()) / len(rows), np.nextafter(1, 0))
+        quantiles = np.minimum(
+            (np.arange(len(rows)) + random.random()) / len(rows), np.nextafter(1, 0)
+        )
         cumulative = np.cumsum(transition[c, order])
         cumulative /= cumulative[-1]
         drawn = order[np.searchsorted(cumulative, quantiles, side="right")]
@@ -181,10 +297,12 @@ def corrupt(labels, transition, seed: int) -> tuple[np.ndarray, NoiseReport]:
 def instance_dependent(
     images, labels, rate: float, num_classes: int, seed: int, *, input_scale: float = 1.0
 ) -> tuple[np.ndarray, NoiseReport]:
-    """Noise whose target depends on the image (Xia et al. 2020; the form of CDR's code, one projection per class).
+    """Noise whose target depends on the image (Xia et al. 2020; the form of CDR's code, one
+    projection per class).
 
-    Example i moves with probability q_i ~ normal(rate, 0.1) truncated to [0, 1], to a class drawn from
-    softmax(x_i W_y) without its own class y. On raw pixels 0..255, as published, that softmax is all but one-hot.
+    Example i moves with probability q_i ~ normal(rate, 0.1) truncated to [0, 1], to a class drawn
+    from softmax(x_i W_y) without its own class y. On raw pixels 0..255, as published, that softmax
+    is all but one-hot.
 
     Args:
         images: [N, ...], raw pixels; flattened to [N, d].
@@ -209,7 +327,8 @@ def instance_dependent(
     low, high = ndtr((0 - rate) / 0.1), ndtr((1 - rate) / 0.1)
     flip_rate = rate + 0.1 * ndtri(low + (high - low) * random.random(len(labels)))
     moves = random.random(len(labels)) < flip_rate
-    for c in range(num_classes):  # W is drawn for every class, so a class's noise does not depend on which are present
+    # W is drawn for every class, so a class's noise does not depend on which are present
+    for c in range(num_classes):
         projection = random.standard_normal((images.shape[1], num_classes))
         uniform = random.random(len(labels))
         rows = np.flatnonzero((labels == c) & moves)
@@ -223,15 +342,21 @@ def instance_dependent(
 def generator(*seeds: int) -> np.random.Generator:
     """A random generator of its own for each tuple of non-negative integers."""
     if min(seeds) < 0:
-        raise UserError(f"a seed is a whole number of 0 or more, not {min(seeds)}: set seed (or noise.seed)")
+        raise UserError(
+            f"a seed is a whole number of 0 or more, not {min(seeds)}: set seed (or noise.seed)"
+        )
     return np.random.default_rng([int(s) for s in seeds])
 
 
 def check_labels(labels, num_classes: int, what: str = "labels", ids=None) -> np.ndarray:
-    """Returns labels as int32 [N]; UserError names the first row (by its id, where given) outside [0, K)."""
+    """Returns labels as int32 [N]; UserError names the first row (by its id, where given) outside
+    [0, K).
+    """
     labels = np.asarray(labels)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
-        raise UserError(f"{what}: expected whole numbers of shape [N], got {labels.dtype} {list(labels.shape)}")
+        raise UserError(
+            f"{what}: expected whole numbers of shape [N], got {labels.dtype} {list(labels.shape)}"
+        )
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
         row = bad[0] if ids is None else ids[bad[0]]
@@ -247,7 +372,9 @@ def _flip_matrix(rate: float, num_classes: int, flips: Mapping[int, int]) -> np.
     transition = np.eye(num_classes)
     for source, target in flips.items():
         if not (0 <= source < num_classes and 0 <= target < num_classes):
-            raise UserError(f"noise map {source} -> {target}: classes must lie in [0, {num_classes - 1}]")
+            raise UserError(
+                f"noise map {source} -> {target}: classes must lie in [0, {num_classes - 1}]"
+            )
         transition[source, source] -= rate
         transition[source, target] += rate
     return transition
@@ -271,7 +398,9 @@ def _check_transition(transition) -> np.ndarray:
         raise UserError(f"transition matrix must have shape [K, K], got {list(transition.shape)}")
     for c, row in enumerate(transition):
         if not (row >= 0).all():  # also catches nan
-            raise UserError(f"transition matrix, row {c}: holds {row.min()}, but probabilities are 0 or more")
+            raise UserError(
+                f"transition matrix, row {c}: holds {row.min()}, but probabilities are 0 or more"
+            )
         if abs(row.sum() - 1) > 1e-6:
             raise UserError(f"transition matrix, row {c}: sums to {row.sum():.6g} instead of 1")
     return transition

@@ -1,4 +1,5 @@
-"""What a noisy-label method is: a frozen dataclass of pure functions. Add one in one file, one config, one test.
+"""What a noisy-label method is: a frozen dataclass of pure functions. Add one in one file, one
+config, one test.
 
 Letters: N examples, B batch, K classes, V views.
 """
@@ -25,10 +26,12 @@ class LossOut(NamedTuple):
 
     logits: jax.Array  # [B, K] of the weak view, for training accuracy and the running margin
     model_state: tuple  # new batch statistics, one entry per network
-    rows: Any = ()  # rows the loss computed itself (moving averages and the like), for `update_rows`
+    # rows the loss computed itself (moving averages and the like), for `update_rows`
+    rows: Any = ()
 
 
-Forward = Callable[[int, jax.Array], tuple[jax.Array, Any]]  # (network, images [M,H,W,C]) -> (logits, model_state)
+# (network, images [M,H,W,C]) -> (logits, model_state)
+Forward = Callable[[int, jax.Array], tuple[jax.Array, Any]]
 
 
 def no_rows(key: jax.Array, labels: jax.Array) -> dict:
@@ -60,16 +63,21 @@ class Method:
     """The contract between a method and `step.py`.
 
     Attributes:
-      loss: (forward, batch, rows, shared, key) -> (scalar, LossOut). `rows` are the gathered rows [B, ...] and are
-        differentiated together with the network parameters. The value is a sum over real rows divided by the nominal
-        B, so that row updates do not depend on how full a batch is.
+      loss: (forward, batch, rows, shared, key) -> (scalar, LossOut). `rows` are the gathered rows
+        [B, ...] and are differentiated together with the network parameters. The value is a sum
+        over real rows divided by the nominal B, so that row updates do not depend on how full a
+        batch is.
       init_rows: (key, given labels int32 [N]) -> dict of row leaves [N, ...].
-      row_learning_rates: learning rate at B = 128 of each trained row leaf; leaves not named are not trained.
-      update_rows: (rows [B, ...] after the optimiser, LossOut) -> rows: projection, moving averages.
+      row_learning_rates: learning rate at B = 128 of each trained row leaf; leaves not named are
+        not trained.
+      update_rows: (rows [B, ...] after the optimiser, LossOut) -> rows: projection, moving
+        averages.
       on_epoch_end: (table, shared, epoch) -> (table, shared), once an epoch.
       init_shared: () -> small replicated pytree handed to every loss (forget rates, priors).
-      noise_estimate: (rows [N, ...], given labels [N], K) -> s [N, K], given label minus estimated clean label.
-      num_nets, num_views: networks trained together; views of each image in a batch (1: weak, 2: weak and strong).
+      noise_estimate: (rows [N, ...], given labels [N], K) -> s [N, K], given label minus estimated
+        clean label.
+      num_nets, num_views: networks trained together; views of each image in a batch (1: weak, 2:
+        weak and strong).
     """
 
     loss: Callable
@@ -84,7 +92,9 @@ class Method:
 
 
 def of_example_loss(example_loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Method:
-    """A method without per-example state: the weak view's logits [B, K] and given labels [B] go to losses [B]."""
+    """A method without per-example state: the weak view's logits [B, K] and given labels [B] go to
+    losses [B].
+    """
 
     def loss(forward, batch, rows, shared, key):
         logits, model_state = forward(0, batch.image[:, 0])

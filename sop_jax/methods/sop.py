@@ -1,16 +1,18 @@
 """SOP: sparse over-parameterisation (Liu, Zhu, Qu, You, ICML 2022; arXiv 2202.14026).
 
-The noise of example i is modelled as s_i = u_i*u_i*y_i - v_i*v_i*(1-y_i), where y_i is the one-hot GIVEN label, and is
-added to the network's prediction. Two variants:
+The noise of example i is modelled as s_i = u_i*u_i*y_i - v_i*v_i*(1-y_i), where y_i is the one-hot
+GIVEN label, and is added to the network's prediction. Two variants:
 
-  'paper'     Algorithm 1: u learns from the cross-entropy alone, v from the squared error alone; after each update u
+  'paper'     Algorithm 1: u learns from the cross-entropy alone, v from the squared error alone;
+  after each update u
               and v are projected onto [-1, 1].
-  'official'  the published code of today: u learns from both terms; nothing is projected, the squares are clipped to
-              [0, 1] in the loss, so an entry beyond the bound has no gradient; SOP+'s balance term uses the corrected
-              prediction q instead of p.
+  'official'  the published code of today: u learns from both terms; nothing is projected, the
+  squares are clipped to
+              [0, 1] in the loss, so an entry beyond the bound has no gradient; SOP+'s balance term
+              uses the corrected prediction q instead of p.
 
-In both, v gets no gradient from the cross-entropy (which would grow it on every example, clean or not), and the
-one-hot prediction in the squared error passes none to the network.
+In both, v gets no gradient from the cross-entropy (which would grow it on every example, clean or
+not), and the one-hot prediction in the squared error passes none to the network.
 """
 
 from collections.abc import Sequence
@@ -29,11 +31,15 @@ stop = jax.lax.stop_gradient
 
 
 def _clamp(x: jax.Array, low: float, high: float) -> jax.Array:
-    """Clips with the whole gradient at the bounds, as torch does (jnp.clip passes half of it there)."""
+    """Clips with the whole gradient at the bounds, as torch does (jnp.clip passes half of it
+    there).
+    """
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
-def _noise(targets: jax.Array, u: jax.Array, v: jax.Array, variant: str) -> tuple[jax.Array, jax.Array]:
+def _noise(
+    targets: jax.Array, u: jax.Array, v: jax.Array, variant: str
+) -> tuple[jax.Array, jax.Array]:
     """U = u*u*y and V = v*v*(1-y), both [B, K]; their difference U - V is s (paper, eq. 4)."""
     on_given, elsewhere = u * u * targets, v * v * (1 - targets)
     if variant == "official":
@@ -54,7 +60,9 @@ def _wide(x: jax.Array) -> jax.Array:
 
 def _check(logits, targets, u, v, weights, variant):
     if variant not in VARIANTS:
-        raise UserError(f"method.variant={variant!r} is unknown; the variants are {', '.join(VARIANTS)}")
+        raise UserError(
+            f"method.variant={variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
+        )
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([logits, targets, v])
     chex.assert_shape(u, (logits.shape[0], 1))
@@ -73,13 +81,15 @@ def sop_loss(
     weights: jax.Array | None = None,
     batch_size: int | None = None,
 ) -> jax.Array:
-    """The SOP loss of one batch: CE(q, y) + mse_weight * ||onehot(argmax z) + U - V - y||^2 (Algorithm 1).
+    """The SOP loss of one batch: CE(q, y) + mse_weight * ||onehot(argmax z) + U - V - y||^2
+    (Algorithm 1).
 
     Args:
       logits: [B, K] float. targets: [B, K], one-hot of the given labels.
       u: [B, 1] and v: [B, K], the gathered rows of the batch, float32 or wider.
       variant: 'official' or 'paper', see the module's docstring.
-      mse_weight: weight of the squared error; where u takes no gradient from it, a factor on v's learning rate.
+      mse_weight: weight of the squared error; where u takes no gradient from it, a factor on v's
+        learning rate.
       weights: [B], 1 for a real row and 0 for padding (default: all real).
       batch_size: nominal batch size that the sum over rows is divided by (default: B).
 
@@ -127,10 +137,12 @@ def sop_plus_loss(
     weights: jax.Array | None = None,
     batch_size: int | None = None,
 ) -> jax.Array:
-    """The SOP+ loss: SOP on the weak view + lambda_C * consistency + lambda_B * class balance (paper, section 4.1).
+    """The SOP+ loss: SOP on the weak view + lambda_C * consistency + lambda_B * class balance
+    (paper, section 4.1).
 
-    Consistency is KL(sg(softmax z_weak) || softmax z_strong); balance is -sum_k prior_k log(mean_b q_k), with the mean
-    over the real rows of the batch (and of p instead of q in the 'paper' variant, so that it does not reach u).
+    Consistency is KL(sg(softmax z_weak) || softmax z_strong); balance is -sum_k prior_k log(mean_b
+    q_k), with the mean over the real rows of the batch (and of p instead of q in the 'paper'
+    variant, so that it does not reach u).
 
     Args:
       logits_weak, logits_strong: [B, K], the two views of the same images.
@@ -147,9 +159,17 @@ def sop_plus_loss(
     consistency = optax.losses.kl_divergence(jax.nn.log_softmax(_wide(logits_strong)), stop(probs))
     sop = _total(each + consistency_weight * consistency, weights, batch_size)
 
-    weights = jnp.ones((num_rows, 1), q.dtype) if weights is None else weights[:, None].astype(q.dtype)
-    mean = jnp.sum(weights * (q if variant == "official" else probs), axis=0) / jnp.maximum(jnp.sum(weights), 1.0)
-    prior = jnp.full((num_classes,), 1 / num_classes) if class_prior is None else jnp.asarray(class_prior)
+    weights = (
+        jnp.ones((num_rows, 1), q.dtype) if weights is None else weights[:, None].astype(q.dtype)
+    )
+    mean = jnp.sum(weights * (q if variant == "official" else probs), axis=0) / jnp.maximum(
+        jnp.sum(weights), 1.0
+    )
+    prior = (
+        jnp.full((num_classes,), 1 / num_classes)
+        if class_prior is None
+        else jnp.asarray(class_prior)
+    )
     balance = -jnp.sum(prior * jnp.log(_clamp(mean, EPS, 1.0)))
     return sop + balance_weight * balance
 
@@ -157,10 +177,12 @@ def sop_plus_loss(
 def init_rows(
     key: jax.Array, num_rows: int, num_classes: int, std: float = 1e-8, v_dtype: str = "float32"
 ) -> dict[str, jax.Array]:
-    """u [N, 1] and v [N, K], independent normal draws of standard deviation `std` (paper, appendix A).
+    """u [N, 1] and v [N, K], independent normal draws of standard deviation `std` (paper, appendix
+    A).
 
-    v is stored as `v_dtype`. bfloat16 has float32's exponents, so it holds 1e-8; rounded to its 8 bits once an epoch,
-    an entry that grows by a third or more an epoch reaches 1 within a quarter of an epoch of when float32 would.
+    v is stored as `v_dtype`. bfloat16 has float32's exponents, so it holds 1e-8; rounded to its 8
+    bits once an epoch, an entry that grows by a third or more an epoch reaches 1 within a quarter
+    of an epoch of when float32 would.
     """
     key_u, key_v = jax.random.split(key)
     return {
@@ -176,14 +198,20 @@ def project(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def noise_estimate(rows: dict[str, jax.Array], labels: jax.Array, num_classes: int) -> jax.Array:
-    """s = U - V [N, K], given label minus estimated clean label, entries in [-1, 1] (paper, eq. 4)."""
+    """s = U - V [N, K], given label minus estimated clean label, entries in [-1, 1] (paper, eq.
+    4).
+    """
     targets = jax.nn.one_hot(labels, num_classes)
     on_given, elsewhere = _noise(targets, rows["u"], rows["v"], "official")
     return on_given - elsewhere
 
 
-def published_learning_rates(num_classes: int, asymmetric: bool, variant: str) -> tuple[float, float]:
-    """(lr_u, lr_v) at B = 128 of the paper's table A.1; for the 'official' variant those of the code's README."""
+def published_learning_rates(
+    num_classes: int, asymmetric: bool, variant: str
+) -> tuple[float, float]:
+    """(lr_u, lr_v) at B = 128 of the paper's table A.1; for the 'official' variant those of the
+    code's README.
+    """
     if num_classes < 100:
         return (10.0, 100.0) if asymmetric else (10.0, 10.0)
     if asymmetric:
@@ -201,19 +229,29 @@ def make(
     init_std: float = 1e-8,
     v_dtype: str = "float32",
 ) -> Method:
-    """SOP as a `Method`: one view; learning rates of u and v are meant at B = 128 and scaled by B/128."""
+    """SOP as a `Method`: one view; learning rates of u and v are meant at B = 128 and scaled by
+    B/128.
+    """
 
     def loss(forward, batch, rows, shared, key):
         logits, model_state = forward(0, batch.image[:, 0])
         targets = jax.nn.one_hot(batch.label, num_classes)
         value = sop_loss(
-            logits, targets, rows["u"], rows["v"], variant=variant, mse_weight=mse_weight, weights=batch.weight
+            logits,
+            targets,
+            rows["u"],
+            rows["v"],
+            variant=variant,
+            mse_weight=mse_weight,
+            weights=batch.weight,
         )
         return value, LossOut(logits, (model_state,))
 
     return Method(
         loss=loss,
-        init_rows=lambda key, labels: init_rows(key, labels.shape[0], num_classes, init_std, v_dtype),
+        init_rows=lambda key, labels: init_rows(
+            key, labels.shape[0], num_classes, init_std, v_dtype
+        ),
         row_learning_rates={"u": learning_rate_u, "v": learning_rate_v},
         update_rows=lambda rows, out: project(rows) if variant == "paper" else rows,
         noise_estimate=noise_estimate,

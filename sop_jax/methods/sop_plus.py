@@ -1,4 +1,6 @@
-"""SOP+: SOP with a second, strongly augmented view and class balance (Liu et al. 2022, section 4.1)."""
+"""SOP+: SOP with a second, strongly augmented view and class balance (Liu et al. 2022, section
+4.1).
+"""
 
 import dataclasses
 
@@ -20,7 +22,9 @@ def make(
     init_std: float = 1e-8,
     v_dtype: str = "float32",
 ) -> Method:
-    """SOP+ as a `Method`: both views go through the network in one pass, so batch-norm sees both."""
+    """SOP+ as a `Method`: both views go through the network in one pass, so batch-norm sees
+    both.
+    """
     plain = sop.make(
         num_classes=num_classes,
         variant=variant,

@@ -1,8 +1,10 @@
-"""A small network for short schedules, after airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds", and its code).
+"""A small network for short schedules, after airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29
+seconds", and its code).
 
-A 2x2 first layer that whitens patches, three groups of two 3x3 convolutions, no shortcuts: convolutions start as the
-identity. Nothing here looks at labels. The norms have no scale, and their biases learn 64 times as fast as the rest.
-The width is the first group's; the others have four times as many channels.
+A 2x2 first layer that whitens patches, three groups of two 3x3 convolutions, no shortcuts:
+convolutions start as the identity. Nothing here looks at labels. The norms have no scale, and their
+biases learn 64 times as fast as the rest. The width is the first group's; the others have four
+times as many channels.
 """
 
 from typing import Any
@@ -14,30 +16,38 @@ from flax import linen as nn
 
 from sop_jax.models.resnet import torch_uniform
 
-BIAS_SPEED = 8.0  # a parameter multiplied by c learns c*c times as fast, so one learning rate serves them all
+# a parameter multiplied by c learns c*c times as fast, so one learning rate serves them all
+BIAS_SPEED = 8.0
 LOGIT_SCALE = 1 / 9
 _CHUNK = 500  # images at a time, to keep the patches of 5,000 images out of memory
 
 
 def whitening_filters(images: np.ndarray, mean, std, eps: float = 5e-4) -> np.ndarray:
-    """Filters whose outputs on 2x2 patches of the images are uncorrelated and of variance 1, and their negatives.
+    """Filters whose outputs on 2x2 patches of the images are uncorrelated and of variance 1, and
+    their negatives.
 
     Args:
       images: uint8 [M, H, W, C], training images; a few thousand are enough.
       mean, std: C numbers each, of pixels / 255: the filters are for normalised images.
-      eps: added to each eigenvalue of the patches' covariance, so that faint directions are not blown up.
+      eps: added to each eigenvalue of the patches' covariance, so that faint directions are not
+        blown up.
 
     Returns:
-      float32 [2, 2, C, 8*C]: eigenvectors / sqrt(eigenvalue + eps), rising by eigenvalue, then the same negated.
-      Computed in float64 on the host.
+      float32 [2, 2, C, 8*C]: eigenvectors / sqrt(eigenvalue + eps), rising by eigenvalue, then the
+      same negated. Computed in float64 on the host.
     """
     size = 4 * images.shape[-1]
     total, products, count = np.zeros(size), np.zeros((size, size)), 0
     for start in range(0, len(images), _CHUNK):
         pixels = (images[start : start + _CHUNK] / 255.0 - np.asarray(mean)) / np.asarray(std)
-        windows = np.lib.stride_tricks.sliding_window_view(pixels, (2, 2), axis=(1, 2))  # [M, H-1, W-1, C, 2, 2]
+        # [M, H-1, W-1, C, 2, 2]
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, (2, 2), axis=(1, 2))
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size)
-        total, products, count = total + patches.sum(0), products + patches.T @ patches, count + len(patches)
+        total, products, count = (
+            total + patches.sum(0),
+            products + patches.T @ patches,
+            count + len(patches),
+        )
     centre = total / count
     values, vectors = np.linalg.eigh(products / count - np.outer(centre, centre))
     filters = (vectors / np.sqrt(values + eps)).reshape(2, 2, images.shape[-1], size)
@@ -45,7 +55,9 @@ def whitening_filters(images: np.ndarray, mean, std, eps: float = 5e-4) -> np.nd
 
 
 def identity_start(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initialiser of a 3x3 kernel [3, 3, I, O]: output i is input i as long as there is one; the rest as torch does."""
+    """Initialiser of a 3x3 kernel [3, 3, I, O]: output i is input i as long as there is one; the
+    rest as torch does.
+    """
     kernel, copied = torch_uniform(key, shape, dtype), jnp.arange(min(shape[2:]))
     return kernel.at[..., copied].set(0).at[1, 1, copied, copied].set(1)
 
@@ -60,10 +72,12 @@ class FastBias(nn.Module):
 
 
 class Whitening(nn.Module):
-    """The 2x2 first layer, 8*C outputs: fixed filters, in the state and not among the parameters, or trained ones.
+    """The 2x2 first layer, 8*C outputs: fixed filters, in the state and not among the parameters,
+    or trained ones.
 
-    `filters` [2, 2, C, 8*C] are needed at initialisation alone: from then on the state holds them, checkpoints too, so
-    that a run goes on, and a trained network predicts, without the images that they came from.
+    `filters` [2, 2, C, 8*C] are needed at initialisation alone: from then on the state holds them,
+    checkpoints too, so that a run goes on, and a trained network predicts, without the images that
+    they came from.
     """
 
     filters: np.ndarray | None
@@ -76,12 +90,16 @@ class Whitening(nn.Module):
         else:
             kernel = self.param("kernel", torch_uniform, (2, 2, x.shape[-1], 8 * x.shape[-1]))
         kernel = jnp.asarray(kernel, self.dtype)
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         return nn.gelu(FastBias()(x))
 
 
 class FastNet(nn.Module):
-    """Whitening, three groups of conv-pool-BN-GELU-conv-BN-GELU, global max-pool, linear layer without bias."""
+    """Whitening, three groups of conv-pool-BN-GELU-conv-BN-GELU, global max-pool, linear layer
+    without bias.
+    """
 
     num_classes: int
     width: int
@@ -91,10 +109,14 @@ class FastNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         def conv(x, features):
-            return nn.Conv(features, (3, 3), use_bias=False, dtype=self.dtype, kernel_init=identity_start)(x)
+            return nn.Conv(
+                features, (3, 3), use_bias=False, dtype=self.dtype, kernel_init=identity_start
+            )(x)
 
         def activate(x):
-            x = nn.BatchNorm(not train, momentum=0.6, use_scale=False, use_bias=False, dtype=self.dtype)(x)
+            x = nn.BatchNorm(
+                not train, momentum=0.6, use_scale=False, use_bias=False, dtype=self.dtype
+            )(x)
             return nn.gelu(FastBias()(x))
 
         x = Whitening(self.filters, self.dtype)(x)
@@ -103,4 +125,6 @@ class FastNet(nn.Module):
             x = activate(conv(x, features))
         x = jnp.max(x, axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return LOGIT_SCALE * nn.Dense(self.num_classes, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform)(x)
+        return LOGIT_SCALE * nn.Dense(
+            self.num_classes, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform
+        )(x)

@@ -1,9 +1,10 @@
 """Residual networks for 32x32 (and smaller) images: 3x3 stride-1 stem and no max-pool.
 
-The ImageNet stem costs about 7 points on CIFAR-10N (spec). Parameter counts with 10 classes: ResNet-18 11,173,962,
-ResNet-34 21,282,122, PreAct ResNet-18 11,171,274 (the published form: a BN + ReLU after the stem, none before
-pooling). Initialisation is torch's default, which the published results used. Running batch variances are biased here
-and unbiased in torch, a factor M/(M-1) with M = B*H*W values.
+The ImageNet stem costs about 7 points on CIFAR-10N (spec). Parameter counts with 10 classes:
+ResNet-18 11,173,962, ResNet-34 21,282,122, PreAct ResNet-18 11,171,274 (the published form: a BN +
+ReLU after the stem, none before pooling). Initialisation is torch's default, which the published
+results used. Running batch variances are biased here and unbiased in torch, a factor M/(M-1) with M
+= B*H*W values.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,13 @@ def _conv(dtype: Any) -> Callable:
 
 def _shortcut(x, features: int, stride: int, dtype: Any):
     return nn.Conv(
-        features, (1, 1), strides=stride, padding=0, use_bias=False, dtype=dtype, kernel_init=torch_uniform
+        features,
+        (1, 1),
+        strides=stride,
+        padding=0,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=torch_uniform,
     )(x)
 
 
@@ -48,7 +55,9 @@ class BasicBlock(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv-BN-ReLU-conv plus a shortcut taken after the first activation (He et al. 2016)."""
+    """BN-ReLU-conv-BN-ReLU-conv plus a shortcut taken after the first activation (He et al.
+    2016).
+    """
 
     features: int
     outputs: int
@@ -68,10 +77,11 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, stages of blocks (width doubling, stride 2 from the second on), global average pool, linear layer.
+    """Stem, stages of blocks (width doubling, stride 2 from the second on), global average pool,
+    linear layer.
 
-    `feature_dim`: channels that the last convolution puts out instead of the stage's own (Zhu et al. 2021: K of them
-    save a fifth of ResNet-18). `etf`: the linear layer's weights are fixed.
+    `feature_dim`: channels that the last convolution puts out instead of the stage's own (Zhu et
+    al. 2021: K of them save a fifth of ResNet-18). `etf`: the linear layer's weights are fixed.
     """
 
     stages: tuple[int, ...]
@@ -90,7 +100,13 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )
         x = self.activation(norm()(_conv(self.dtype)(self.width, (3, 3))(x)))
         for stage, blocks in enumerate(self.stages):
             for i in range(blocks):
@@ -114,7 +130,8 @@ preact_resnet18 = partial(ResNet, (2, 2, 2, 2), block=PreActBlock)
 def small_resnet(activation: str, **fields: Any) -> ResNet:
     """Three blocks, for digits, MNIST and reduced CIFAR.
 
-    With 'silu' the loss is smooth and float32 runs on 1 and 8 devices agree to 1e-6 over 20 steps; at the kink of
-    'relu' a rounding difference flips a gradient every few steps, and they part at 1e-5 to 1e-2 (measured on digits).
+    With 'silu' the loss is smooth and float32 runs on 1 and 8 devices agree to 1e-6 over 20 steps;
+    at the kink of 'relu' a rounding difference flips a gradient every few steps, and they part at
+    1e-5 to 1e-2 (measured on digits).
     """
     return ResNet((1, 1, 1), activation={"relu": nn.relu, "silu": nn.silu}[activation], **fields)

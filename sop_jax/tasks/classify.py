@@ -1,4 +1,6 @@
-"""The main task: train a classifier on doubtful labels and leave a ranked list of the wrong ones."""
+"""The main task: train a classifier on doubtful labels and leave a ranked list of the wrong
+ones.
+"""
 
 import pathlib
 import time
@@ -13,7 +15,13 @@ from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
 from sop_jax import workdir as folder
 from sop_jax.data import dataset as datasets
-from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS, accuracy, collapse_metrics, evaluation_params
+from sop_jax.evaluate import (
+    COLLAPSE_KEYS,
+    COLLAPSE_TRUE_KEYS,
+    accuracy,
+    collapse_metrics,
+    evaluation_params,
+)
 from sop_jax.experiment import Experiment
 from sop_jax.run_folder import seed_folders
 from sop_jax.seeds import Group
@@ -21,14 +29,21 @@ from sop_jax.step import TrainState
 
 
 class Evaluation:
-    """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no further."""
+    """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no
+    further.
+    """
 
     def __init__(
-        self, experiment: Experiment, truth: np.ndarray | None, test_images: jax.Array, train_images: jax.Array | None
+        self,
+        experiment: Experiment,
+        truth: np.ndarray | None,
+        test_images: jax.Array,
+        train_images: jax.Array | None,
     ):
         self._experiment = experiment
         self._truth = truth
-        self._test_images = test_images  # uint8 [M, H, W, C], on every device, shared by the evaluations of all seeds
+        # uint8 [M, H, W, C], on every device, shared by the evaluations of all seeds
+        self._test_images = test_images
         self._train_images = train_images  # likewise, with config.track_collapse
         data, copied = experiment.dataset, meshes.replicated(experiment.mesh)
         self._validation_images = meshes.put(data.train.images[data.validation_rows], copied)
@@ -41,21 +56,31 @@ class Evaluation:
     def test_probs(self, state: TrainState) -> np.ndarray:
         """Test predictions float32 [M, K]."""
         rows = np.arange(len(self._experiment.dataset.test.labels))
-        return self._experiment.predict(evaluation_params(state), state.model_state, self._test_images, rows)
+        return self._experiment.predict(
+            evaluation_params(state), state.model_state, self._test_images, rows
+        )
 
     def __call__(self, state: TrainState) -> dict:
         data = self._experiment.dataset
-        metrics = {"test_accuracy": accuracy(self.test_probs(state), data.test.labels), "validation_accuracy": None}
+        metrics = {
+            "test_accuracy": accuracy(self.test_probs(state), data.test.labels),
+            "validation_accuracy": None,
+        }
         held_out = data.validation_rows
         if len(held_out):
             probs = self._experiment.predict(
-                evaluation_params(state), state.model_state, self._validation_images, np.arange(len(held_out))
+                evaluation_params(state),
+                state.model_state,
+                self._validation_images,
+                np.arange(len(held_out)),
             )
             metrics["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
         if self._truth is not None:
             truth = self._truth[data.train_rows]
             read = outputs.read_rows(self._experiment, state)
-            metrics["train_accuracy_true"] = float(np.mean(read.tracker["prediction"][:, 0] == truth))
+            metrics["train_accuracy_true"] = float(
+                np.mean(read.tracker["prediction"][:, 0] == truth)
+            )
             metrics["label_issue_auroc"] = label_issues.auroc(truth != read.given, 1 - read.quality)
         if self._train_images is not None:
             metrics |= self._collapse(state)
@@ -66,11 +91,15 @@ class Evaluation:
         rows, truth = data.train_rows, self._truth
         features = self._experiment.features(params, state.model_state, self._train_images, rows)
         weight, bias = jax.tree.map(np.asarray, self._experiment.classifier(params[0]))
-        return collapse_metrics(features, weight, bias, data.train.labels[rows], None if truth is None else truth[rows])
+        return collapse_metrics(
+            features, weight, bias, data.train.labels[rows], None if truth is None else truth[rows]
+        )
 
 
 def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
-    """Trains (or resumes) the run of `workdir` and writes everything that design.md section 5 lists."""
+    """Trains (or resumes) the run of `workdir` and writes everything that design.md section 5
+    lists.
+    """
     started = time.perf_counter()
     data, truth = datasets.load_seeds(configs.each_seed(config))
     resolved, notes = experiments.resolve(config, len(data[0].class_names))
@@ -82,16 +111,25 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
         return
     with folder.locked(workdir):
         folders = seed_folders(workdir, group.seeds)
-        labels = {own: member.dataset.noise.sha256 for own, member in zip(folders, group.members, strict=True)}
+        labels = {
+            own: member.dataset.noise.sha256
+            for own, member in zip(folders, group.members, strict=True)
+        }
         if folder.claim(workdir, resolved, config, labels):
-            _say(f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See "
-                 f"{folders[0]}/report.html")
+            _say(
+                f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See "
+                f"{folders[0]}/report.html"
+            )
             return
         _train(resolved, group, truth, workdir, started)
 
 
 def _train(
-    config: ConfigDict, group: Group, truth: np.ndarray | None, workdir: pathlib.Path, started: float
+    config: ConfigDict,
+    group: Group,
+    truth: np.ndarray | None,
+    workdir: pathlib.Path,
+    started: float,
 ) -> None:
     folders = seed_folders(workdir, group.seeds)
     if jax.process_index() == 0:
@@ -113,10 +151,14 @@ def _train(
     finally:
         checkpoints.close()
     if not outcomes[0].finished:
-        _say(f"stopped by SIGTERM at step {int(outcomes[0].state.step)}; the same command goes on from there")
+        _say(
+            f"stopped by SIGTERM at step {int(outcomes[0].state.step)}; the same command goes on from there"
+        )
         return
     summaries = []
-    for own, member, outcome, evaluation in zip(folders, group.members, outcomes, evaluations, strict=True):
+    for own, member, outcome, evaluation in zip(
+        folders, group.members, outcomes, evaluations, strict=True
+    ):
         test_probs, seconds = evaluation.test_probs(outcome.state), time.perf_counter() - started
         summaries.append(outputs.write_results(own, member, outcome, test_probs, truth, seconds))
         if jax.process_index() == 0:
@@ -153,7 +195,10 @@ def describe(config: ConfigDict, group: Group) -> str:
         f"classes: {len(data.class_names)}",
         f"steps: {experiment.steps_per_epoch} an epoch, {experiment.steps_per_epoch * experiment.config.epochs} in all",
         f"parameters: {sum(x.size for x in jax.tree.leaves(state.params)):,}",
-        *(f"table {name}: {leaf.shape} {leaf.dtype}" for name, leaf in {**state.table, **state.tracker}.items()),
+        *(
+            f"table {name}: {leaf.shape} {leaf.dtype}"
+            for name, leaf in {**state.table, **state.tracker}.items()
+        ),
         f"memory a device: network and optimiser {network / 2**20:.1f} MiB, rows {rows / 2**20:.1f} MiB, "
         f"images {(data.train.images.nbytes + data.test.images.nbytes) / 2**20:.1f} MiB (activations not counted)",
         "dry run: nothing was trained or written",

@@ -1,6 +1,7 @@
 """The linear model of the SOP paper's section 3: figures 2, 3 and 4, and Proposition 3.2.
 
-summary.json has for figure2 the medians on the curve (`figure2`), for figure3 the mean errors, for figure4 the counts.
+summary.json has for figure2 the medians on the curve (`figure2`), for figure3 the mean errors, for
+figure4 the counts.
 """
 
 import pathlib
@@ -23,11 +24,13 @@ def default() -> ConfigDict:
     config.num_rows = 20  # N, observations
     config.num_parameters = 40  # p
     config.rank = 3  # r of J; in figure 3 of the panel in which the sparsity varies
-    config.sparsity = 3  # k, entries of s* that are not 0; in figure 3 of the panel in which the rank varies
+    # k, entries of s* that are not 0; in figure 3 of the panel in which the rank varies
+    config.sparsity = 3
     config.ranks = (5, 10, 20, 30, 40, 50, 60, 70, 80)  # figures 3 and 4
     config.sparsities = (5, 10, 20, 30, 40, 50, 60, 70)  # figures 3 and 4
     config.trials = 100  # random instances; in figures 3 and 4 of each pair of rank and sparsity
-    config.log_gammas = (-8.0, -16.0)  # figure 2: logs of the start values of u and v; the first has the heat maps, the
+    # figure 2: logs of the start values of u and v; the first has the heat maps, the
+    config.log_gammas = (-8.0, -16.0)
     # others the alphas that belong to the same lambdas
     config.alpha_min = 4.0  # figure 2: smallest ratio of learning rates of the first gamma
     config.alpha_max = 4000.0  # figure 2: largest
@@ -36,12 +39,16 @@ def default() -> ConfigDict:
     config.lambda_max = 1.0  # figures 2 and 3: largest
     config.num_lambdas = 33  # figures 2 and 3: how many, evenly on a log scale
     config.penalty = 0.1  # figure 4: the one lambda
-    config.success = 1e-3  # figures 3 and 4: relative error below which an instance counts as recovered
-    config.step_size = config_dict.placeholder(float)  # figure 2: constant tau; unset: chosen from the residual
+    # figures 3 and 4: relative error below which an instance counts as recovered
+    config.success = 1e-3
+    # figure 2: constant tau; unset: chosen from the residual
+    config.step_size = config_dict.placeholder(float)
     config.max_iterations = 4_000_000  # figure 2: cap on the steps of one descent
-    config.landscape_problems = 20  # figure 2: random problems (N=5, p=8, r=2, k=2) whose critical points are sought
+    # figure 2: random problems (N=5, p=8, r=2, k=2) whose critical points are sought
+    config.landscape_problems = 20
     config.landscape_starts = 50  # figure 2: random starts on each of them
-    config.cvxpy_instances = 0  # figure 2: instances on which the solver is compared with CVXPY (extra `theory`)
+    # figure 2: instances on which the solver is compared with CVXPY (extra `theory`)
+    config.cvxpy_instances = 0
     return config
 
 
@@ -50,21 +57,41 @@ def check(config: ConfigDict) -> None:
     configs.check_fields(config, default())
     configs.one_of(config, "figure", FIGURES)
     configs.at_least(config, 0, "seed", "landscape_problems", "cvxpy_instances")
-    configs.at_least(config, 1, "num_rows", "num_parameters", "rank", "sparsity", "trials", "max_iterations",
-                     "landscape_starts")
+    configs.at_least(
+        config,
+        1,
+        "num_rows",
+        "num_parameters",
+        "rank",
+        "sparsity",
+        "trials",
+        "max_iterations",
+        "landscape_starts",
+    )
     configs.at_least(config, 2, "num_alphas", "num_lambdas")
     configs.at_least(config, 1e-12, "alpha_min", "lambda_min", "penalty", "success", "step_size")
     configs.at_least(config, config.alpha_min, "alpha_max")
     configs.at_least(config, config.lambda_min, "lambda_max")
     gammas = config.log_gammas
-    configs.require(len(gammas) > 0 and all(isinstance(log_gamma, float | int) and -300 < log_gamma < 0
-                                            for log_gamma in gammas) and len(set(gammas)) == len(gammas),
-                    "log_gammas", gammas, "it lists different logarithms of start values below 1, such as (-8.0,)")
+    configs.require(
+        len(gammas) > 0
+        and all(isinstance(log_gamma, float | int) and -300 < log_gamma < 0 for log_gamma in gammas)
+        and len(set(gammas)) == len(gammas),
+        "log_gammas",
+        gammas,
+        "it lists different logarithms of start values below 1, such as (-8.0,)",
+    )
     most = min(config.num_rows, config.num_parameters)
-    shape = f"J is config.num_rows={config.num_rows} x config.num_parameters={config.num_parameters}"
+    shape = (
+        f"J is config.num_rows={config.num_rows} x config.num_parameters={config.num_parameters}"
+    )
     for field, limit, reason in (
         ("rank", most, f"{shape}, so its rank is at most {most}"),
-        ("sparsity", config.num_rows, f"s* has config.num_rows={config.num_rows} entries, so no more can be not 0"),
+        (
+            "sparsity",
+            config.num_rows,
+            f"s* has config.num_rows={config.num_rows} entries, so no more can be not 0",
+        ),
     ):
         single, several = field, {"rank": "ranks", "sparsity": "sparsities"}[field]
         if config.figure != "figure4":
@@ -72,7 +99,9 @@ def check(config: ConfigDict) -> None:
         if config.figure != "figure2":
             values = config[several]
             whole = len(values) > 0 and all(type(value) is int and value >= 1 for value in values)
-            configs.require(whole, several, values, "it lists whole numbers of at least 1, such as (5,10)")
+            configs.require(
+                whole, several, values, "it lists whole numbers of at least 1, such as (5,10)"
+            )
             configs.require(max(values) <= limit, several, values, reason)
     if config.cvxpy_instances:
         convex_program.import_cvxpy()
@@ -116,7 +145,10 @@ def _figure2(config: ConfigDict, folder: study.Study) -> None:
 
     maps = {"theta": grid["theta"][0], "s": grid["s"][0]}
     names = {log_gamma: f"exp({log_gamma:g})" for log_gamma in curves}
-    folder.figure("figure2", linear_figures.draw_heat_maps(alphas, lambdas, maps, on_curve, names[first_log_gamma]))
+    folder.figure(
+        "figure2",
+        linear_figures.draw_heat_maps(alphas, lambdas, maps, on_curve, names[first_log_gamma]),
+    )
     by_gamma = {names[g]: {"theta": curve["theta"], "s": curve["s"]} for g, curve in curves.items()}
     folder.figure("figure2_curve", linear_figures.draw_curve(on_curve, by_gamma))
     folder.finish({
@@ -136,9 +168,16 @@ def _figure2(config: ConfigDict, folder: study.Study) -> None:
 
 
 def _medians(penalties: np.ndarray, log_gamma: float, curve: dict[str, np.ndarray]) -> list[dict]:
-    return [{"alpha": float(sparse_linear.penalty_of(penalty, log_gamma)), "lambda": float(penalty),
-             "theta_difference": float(np.median(theta)), "s_difference": float(np.median(s))}
-            for penalty, theta, s in zip(penalties, curve["theta"].T, curve["s"].T, strict=True)]  # fmt: skip
+    return [
+        {
+            "alpha": float(sparse_linear.penalty_of(penalty, log_gamma)),
+            "lambda": float(penalty),
+            "theta_difference": float(np.median(theta)),
+            "s_difference": float(np.median(s)),
+        }
+        # fmt: skip
+        for penalty, theta, s in zip(penalties, curve["theta"].T, curve["s"].T, strict=True)
+    ]
 
 
 def _descent_facts(log_gamma: float, curve: dict[str, np.ndarray]) -> dict:
@@ -148,25 +187,34 @@ def _descent_facts(log_gamma: float, curve: dict[str, np.ndarray]) -> dict:
         "stopped_by_cap": int(np.sum(~curve["converged"])),
         "iterations_median": float(np.median(curve["iterations"])),
         "iterations_largest": int(curve["iterations"].max()),
-        "largest_difference_from_limit": {key: float(curve[f"limit_{key}"].max()) for key in ("theta", "s")},
+        "largest_difference_from_limit": {
+            key: float(curve[f"limit_{key}"].max()) for key in ("theta", "s")
+        },
         "limit_residual": float(curve["limit_residual"].max()),
     }
 
 
-def _minimum(differences: np.ndarray, grid: np.ndarray, penalties: np.ndarray, lambdas: np.ndarray) -> dict:
+def _minimum(
+    differences: np.ndarray, grid: np.ndarray, penalties: np.ndarray, lambdas: np.ndarray
+) -> dict:
     """Whether the least difference over lambda lies on the curve.
 
-    `above_*`: how far the difference on the curve [T, A] lies above the least of the grid [T, A, M], at most over alpha
-    (and for `any_instance` over instances). The counts of (instance, alpha): on the curve up to a tie of .01; else by
-    how many steps of the grid the least lies beside it.
+    `above_*`: how far the difference on the curve [T, A] lies above the least of the grid [T, A,
+    M], at most over alpha (and for `any_instance` over instances). The counts of (instance, alpha):
+    on the curve up to a tie of .01; else by how many steps of the grid the least lies beside it.
     """
     above = differences - grid.min(axis=-1)
     nearest = np.abs(np.log(lambdas / penalties[:, None])).argmin(axis=-1)
     steps = np.where(above <= 0.01, 0, np.abs(grid.argmin(axis=-1) - nearest))
     of_medians = np.median(differences, axis=0) - np.median(grid, axis=0).min(axis=-1)
-    return {"above_in_shown_instance": float(above[0].max()), "above_in_medians": float(of_medians.max()),
-            "above_in_any_instance": float(above.max()), "on_the_curve": int(np.sum(steps == 0)),
-            "one_step_beside": int(np.sum(steps == 1)), "further": int(np.sum(steps > 1))}
+    return {
+        "above_in_shown_instance": float(above[0].max()),
+        "above_in_medians": float(of_medians.max()),
+        "above_in_any_instance": float(above.max()),
+        "on_the_curve": int(np.sum(steps == 0)),
+        "one_step_beside": int(np.sum(steps == 1)),
+        "further": int(np.sum(steps > 1)),
+    }
 
 
 def _landscape_facts(config: ConfigDict, points: dict[str, np.ndarray]) -> dict:
@@ -191,8 +239,11 @@ def _figure3(config: ConfigDict, folder: study.Study) -> None:
     }
     errors = {}
     for rank, sparsity in dict.fromkeys(panels["vary_sparsity"] + panels["vary_rank"]):
-        arrays = folder.part(f"r{rank}_k{sparsity}",
-                             lambda r=rank, k=sparsity: experiments.recovery_errors(config, r, k, lambdas))  # fmt: skip
+        arrays = folder.part(
+            f"r{rank}_k{sparsity}",
+            # fmt: skip
+            lambda r=rank, k=sparsity: experiments.recovery_errors(config, r, k, lambdas),
+        )
         errors[rank, sparsity] = arrays
     titles = {"vary_sparsity": f"r = {config.rank}", "vary_rank": f"k = {config.sparsity}"}
     labels = {"vary_sparsity": "k = {1}", "vary_rank": "r = {0}"}
@@ -201,7 +252,9 @@ def _figure3(config: ConfigDict, folder: study.Study) -> None:
             "title": titles[name],
             "labels": [labels[name].format(*pair) for pair in pairs],
             "thresholds": [errors[pair]["threshold"].mean() for pair in pairs],
-            "errors": {key: [errors[pair][key].mean(axis=0) for pair in pairs] for key in ("theta", "s")},
+            "errors": {
+                key: [errors[pair][key].mean(axis=0) for pair in pairs] for key in ("theta", "s")
+            },
         }
         for name, pairs in panels.items()
     ]
@@ -215,10 +268,14 @@ def _figure3(config: ConfigDict, folder: study.Study) -> None:
     })  # fmt: skip
 
 
-def _error_facts(config: ConfigDict, lambdas: np.ndarray, pair: tuple[int, int], errors: dict[str, np.ndarray]) -> dict:
-    """Means over trials; `recovered_from` is the least lambda from which theta's mean error stays below `success`.
+def _error_facts(
+    config: ConfigDict, lambdas: np.ndarray, pair: tuple[int, int], errors: dict[str, np.ndarray]
+) -> dict:
+    """Means over trials; `recovered_from` is the least lambda from which theta's mean error stays
+    below `success`.
 
-    `guaranteed` counts the trials that meet the condition of Proposition 3.5, which is sufficient but far from needed.
+    `guaranteed` counts the trials that meet the condition of Proposition 3.5, which is sufficient
+    but far from needed.
     """
     theta, noise = (errors[key].mean(axis=0) for key in ("theta", "s"))
     above = np.flatnonzero(theta >= config.success)
@@ -240,9 +297,14 @@ def _error_facts(config: ConfigDict, lambdas: np.ndarray, pair: tuple[int, int],
 
 def _figure4(config: ConfigDict, folder: study.Study) -> None:
     penalty = np.array([config.penalty])
-    rows = [folder.part(f"rank{rank}", lambda r=rank: _successes(config, r, penalty)) for rank in config.ranks]
+    rows = [
+        folder.part(f"rank{rank}", lambda r=rank: _successes(config, r, penalty))
+        for rank in config.ranks
+    ]
     counts = {key: np.stack([row[key] for row in rows]) for key in ("theta", "s")}
-    figure = linear_figures.draw_phase_transition(config.ranks, config.sparsities, counts, config.trials)
+    figure = linear_figures.draw_phase_transition(
+        config.ranks, config.sparsities, counts, config.trials
+    )
     folder.figure("figure4", figure)
     table = {
         "ranks": list(config.ranks),
@@ -257,7 +319,15 @@ def _figure4(config: ConfigDict, folder: study.Study) -> None:
 
 
 def _successes(config: ConfigDict, rank: int, penalty: np.ndarray) -> dict[str, np.ndarray]:
-    """How many trials of each sparsity have an error below `success`, [K] for theta and for s; KKT residuals [K]."""
-    cells = [experiments.recovery_errors(config, rank, sparsity, penalty) for sparsity in config.sparsities]
-    counts = {key: np.array([int(np.sum(cell[key] < config.success)) for cell in cells]) for key in ("theta", "s")}
+    """How many trials of each sparsity have an error below `success`, [K] for theta and for s; KKT
+    residuals [K].
+    """
+    cells = [
+        experiments.recovery_errors(config, rank, sparsity, penalty)
+        for sparsity in config.sparsities
+    ]
+    counts = {
+        key: np.array([int(np.sum(cell[key] < config.success)) for cell in cells])
+        for key in ("theta", "s")
+    }
     return counts | {"kkt": np.array([cell["kkt"].max() for cell in cells])}

@@ -1,7 +1,8 @@
-"""Neural collapse: the metrics over training for four losses, a fixed classifier, and wrong labels (methods.md, 7).
+"""Neural collapse: the metrics over training for four losses, a fixed classifier, and wrong labels
+(methods.md, 7).
 
-Every case is an ordinary run of the main task in runs/<case>, with its own checkpoints and report; what this task adds
-is the comparison. `default()` has the main task's fields and `config.collapse`.
+Every case is an ordinary run of the main task in runs/<case>, with its own checkpoints and report;
+what this task adds is the comparison. `default()` has the main task's fields and `config.collapse`.
 """
 
 import json
@@ -21,9 +22,11 @@ from sop_jax.run_folder import seed_folders
 from sop_jax.tasks import classify
 from sop_jax.theory import collapse, collapse_figures, unconstrained_features
 
-# Cases: cross-entropy on clean labels, with a learnt classifier, belongs to each of the three groups.
+# Cases: cross-entropy on clean labels, with a learnt classifier, belongs to each of the three
+# groups.
 LOSSES = ("ce", "focal", "label_smoothing", "mse")
-CLASSIFIERS = ("ce", "etf", "narrow", "narrow_etf")  # learnt or fixed; narrow: as many features as classes, d = K
+# learnt or fixed; narrow: as many features as classes, d = K
+CLASSIFIERS = ("ce", "etf", "narrow", "narrow_etf")
 WRONG_LABELS = ("ce", "ce_noisy", "sop_noisy", "ce_random")
 CASES = tuple(dict.fromkeys(LOSSES + CLASSIFIERS + WRONG_LABELS))
 CURVES = ("train_accuracy", "test_accuracy", *COLLAPSE_KEYS, *COLLAPSE_TRUE_KEYS)
@@ -37,7 +40,8 @@ def default() -> ConfigDict:
     config.method.name = "ce"
     config.track_collapse = True
     config.collapse = ConfigDict()
-    config.collapse.cases = CASES  # which of CASES to run: four losses, fixed classifier, wrong labels
+    # which of CASES to run: four losses, fixed classifier, wrong labels
+    config.collapse.cases = CASES
     config.collapse.noise_rate = 0.4  # share of wrong labels of ce_noisy and sop_noisy
     return config
 
@@ -59,7 +63,10 @@ def case_config(config: ConfigDict, case: str, num_classes: int) -> ConfigDict:
     }
     case_config = configs.default()
     for field in configs.field_names(case_config):
-        (own, name), (group, _) = configs.group_of(case_config, field), configs.group_of(config, field)
+        (own, name), (group, _) = (
+            configs.group_of(case_config, field),
+            configs.group_of(config, field),
+        )
         own[name] = group[name]
     for field, value in {"task": "classify", **fields[case]}.items():
         own, name = configs.group_of(case_config, field)
@@ -70,14 +77,33 @@ def case_config(config: ConfigDict, case: str, num_classes: int) -> ConfigDict:
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the first field that cannot be right."""
     cases, fixed = config.collapse.cases, default()
-    configs.require(len(cases) > 0 and set(cases) <= set(CASES), "collapse.cases", cases,
-                    f"it must be a list of {', '.join(CASES)}")
-    configs.require(0 < config.collapse.noise_rate <= 1, "collapse.noise_rate", config.collapse.noise_rate,
-                    "it must lie in (0, 1]")
-    for field in ("method.name", "noise.kind", "noise.rate", "model.classifier", "model.feature_dim", "track_collapse"):
+    configs.require(
+        len(cases) > 0 and set(cases) <= set(CASES),
+        "collapse.cases",
+        cases,
+        f"it must be a list of {', '.join(CASES)}",
+    )
+    configs.require(
+        0 < config.collapse.noise_rate <= 1,
+        "collapse.noise_rate",
+        config.collapse.noise_rate,
+        "it must lie in (0, 1]",
+    )
+    for field in (
+        "method.name",
+        "noise.kind",
+        "noise.rate",
+        "model.classifier",
+        "model.feature_dim",
+        "track_collapse",
+    ):
         (group, name), (usual, _) = configs.group_of(config, field), configs.group_of(fixed, field)
-        configs.require(group[name] == usual[name], field, group[name],
-                        "the cases of this study set it (config.collapse.cases); leave it")
+        configs.require(
+            group[name] == usual[name],
+            field,
+            group[name],
+            "the cases of this study set it (config.collapse.cases); leave it",
+        )
     for case in cases:
         configs.check(case_config(config, case, 2))
 
@@ -85,12 +111,16 @@ def check(config: ConfigDict) -> None:
 def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
     """Runs, or goes on with, every case; then writes curves, figures and summary."""
     if dry_run:
-        study.describe(config, [f"a run of the main task: runs/{case}" for case in config.collapse.cases])
+        study.describe(
+            config, [f"a run of the main task: runs/{case}" for case in config.collapse.cases]
+        )
         return
     with study.opened(config, workdir) as folder:
         if folder is None:
             return
-        num_classes = len(datasets.load(case_config(config, config.collapse.cases[0], 2))[0].class_names)
+        num_classes = len(
+            datasets.load(case_config(config, config.collapse.cases[0], 2))[0].class_names
+        )
         for case in config.collapse.cases:
             study.say(f"case {case}")
             classify.run(case_config(config, case, num_classes), workdir / "runs" / case)
@@ -102,37 +132,62 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
 def _compare(config: ConfigDict, folder: study.Study) -> None:
     """Figures and summary from the files of the runs."""
     runs = {case: folder.workdir / "runs" / case for case in config.collapse.cases}
-    curves = {case: folder.part(case, lambda own=own: read_curves(own, config)) for case, own in runs.items()}
+    curves = {
+        case: folder.part(case, lambda own=own: read_curves(own, config))
+        for case, own in runs.items()
+    }
     optimum = folder.part("unconstrained", _unconstrained)
-    for name, cases, draw in (("losses", LOSSES, collapse_figures.losses),
-                              ("wrong_labels", WRONG_LABELS, collapse_figures.wrong_labels)):
+    for name, cases, draw in (
+        ("losses", LOSSES, collapse_figures.losses),
+        ("wrong_labels", WRONG_LABELS, collapse_figures.wrong_labels),
+    ):
         shown = {case: curves[case] for case in cases if case in curves}
         if shown:
             folder.figure(name, draw(shown, TERMINAL))
     cases = {case: summarise(own, _mean_of_summary(runs[case])) for case, own in curves.items()}
-    folder.finish({
-        "dataset": config.data.name,
-        "epochs": config.epochs,
-        **cases,
-        "classifiers": compare_classifiers(cases),
-        "unconstrained": {loss: {name.removeprefix(f"{loss}."): float(value) for name, value in optimum.items()
-                                 if name.startswith(f"{loss}.")} for loss in LOSSES},
-    })
+    folder.finish(
+        {
+            "dataset": config.data.name,
+            "epochs": config.epochs,
+            **cases,
+            "classifiers": compare_classifiers(cases),
+            "unconstrained": {
+                loss: {
+                    name.removeprefix(f"{loss}."): float(value)
+                    for name, value in optimum.items()
+                    if name.startswith(f"{loss}.")
+                }
+                for loss in LOSSES
+            },
+        }
+    )
 
 
 def read_curves(own: pathlib.Path, config: ConfigDict) -> dict[str, np.ndarray]:
-    """epoch int [E] and each of CURVES float [E] over a run's evaluated epochs, means over seeds; unknown: NaN."""
+    """epoch int [E] and each of CURVES float [E] over a run's evaluated epochs, means over seeds;
+    unknown: NaN.
+    """
     seeds = range(config.seed, config.seed + config.num_seeds)
-    histories = [[row for row in map(json.loads, (seed / "metrics.jsonl").read_text().splitlines())
-                  if row["test_accuracy"] is not None] for seed in seed_folders(own, tuple(seeds))]
+    histories = [
+        [
+            row
+            for row in map(json.loads, (seed / "metrics.jsonl").read_text().splitlines())
+            if row["test_accuracy"] is not None
+        ]
+        for seed in seed_folders(own, tuple(seeds))
+    ]
     values = {key: [[row.get(key) for row in history] for history in histories] for key in CURVES}
-    return {"epoch": np.array([row["epoch"] for row in histories[0]]),
-            **{key: np.array(value, dtype=float).mean(axis=0) for key, value in values.items()}}
+    return {
+        "epoch": np.array([row["epoch"] for row in histories[0]]),
+        **{key: np.array(value, dtype=float).mean(axis=0) for key, value in values.items()},
+    }
 
 
 def _mean_of_summary(own: pathlib.Path) -> dict:
     """A run's summary; of several seeds their means."""
-    summary = folders.read_json(own / "summary.json", "delete it and the same command writes it anew")
+    summary = folders.read_json(
+        own / "summary.json", "delete it and the same command writes it anew"
+    )
     return summary.get("mean", summary)
 
 
@@ -143,9 +198,10 @@ def summarise(curves: dict[str, np.ndarray], run: dict) -> dict:
       curves: of `read_curves`. run: summary.json of the run.
 
     Returns:
-      accuracy on the test set and train_accuracy on the given labels, of the last epoch; parameters trained;
-      terminal_epoch, the first evaluated one with train_accuracy >= TERMINAL (None: never); of each metric its `first`,
-      `terminal` (at that epoch) and `last` value; nc1_fall, terminal over last. None where unknown.
+      accuracy on the test set and train_accuracy on the given labels, of the last epoch; parameters
+      trained; terminal_epoch, the first evaluated one with train_accuracy >= TERMINAL (None:
+      never); of each metric its `first`, `terminal` (at that epoch) and `last` value; nc1_fall,
+      terminal over last. None where unknown.
     """
     reached = np.flatnonzero(curves["train_accuracy"] >= TERMINAL)
     start = reached[0] if len(reached) else None
@@ -163,13 +219,18 @@ def summarise(curves: dict[str, np.ndarray], run: dict) -> dict:
     for key in (*COLLAPSE_KEYS, *COLLAPSE_TRUE_KEYS):
         values = curves[key]
         if np.isfinite(values).any():
-            found[key] = {"first": number(values[0]), "terminal": None if start is None else number(values[start]),
-                          "last": number(values[-1])}
+            found[key] = {
+                "first": number(values[0]),
+                "terminal": None if start is None else number(values[start]),
+                "last": number(values[-1]),
+            }
     return found
 
 
 def compare_classifiers(cases: dict[str, dict]) -> dict[str, dict]:
-    """The table of fixed classifiers: parameters, the share of them saved, accuracy and the points lost."""
+    """The table of fixed classifiers: parameters, the share of them saved, accuracy and the points
+    lost.
+    """
     if "ce" not in cases:
         return {}
     learnt = cases["ce"]
@@ -180,12 +241,14 @@ def compare_classifiers(cases: dict[str, dict]) -> dict[str, dict]:
             "accuracy": cases[case]["accuracy"],
             "points_below_learnt": 100 * (learnt["accuracy"] - cases[case]["accuracy"]),
         }
-        for case in CLASSIFIERS if case in cases
+        for case in CLASSIFIERS
+        if case in cases
     }
 
 
 def _unconstrained() -> dict[str, np.ndarray]:
-    """Where the losses end with free features: objective, metrics and |W|^2 of each, at the setting of methods.md, 7.2.
+    """Where the losses end with free features: objective, metrics and |W|^2 of each, at the setting
+    of methods.md, 7.2.
 
     The squared error is scaled to M = 1 there. Keys are <loss>.<figure>.
     """
@@ -197,7 +260,9 @@ def _unconstrained() -> dict[str, np.ndarray]:
     }
     found = {}
     for name, loss in losses.items():
-        end = unconstrained_features.minimise(loss, num_classes=4, per_class=10, dim=8, weight_decay=5e-3)
+        end = unconstrained_features.minimise(
+            loss, num_classes=4, per_class=10, dim=8, weight_decay=5e-3
+        )
         figures = {"objective": end.objective, "weight_squared": np.sum(end.weight**2)}
         figures |= collapse.metrics(end.features, end.labels, end.weight, end.bias)
         found |= {f"{name}.{key}": np.float64(value) for key, value in figures.items()}

@@ -1,7 +1,8 @@
 """The two-manifold problem: two curves on the sphere, a deep ReLU network and its tangent kernel.
 
-Source: lecture 4 of the ICASSP 2022 short course (Buchanan & Zhu). Depth makes the kernel sharp enough for the
-geometry, width brings the network's kernel to the formula, and the data must resolve it.
+Source: lecture 4 of the ICASSP 2022 short course (Buchanan & Zhu). Depth makes the kernel sharp
+enough for the geometry, width brings the network's kernel to the formula, and the data must resolve
+it.
 """
 
 import functools
@@ -19,12 +20,15 @@ from sop_jax.theory import curves, curves_figures, curves_training, tangent_kern
 from sop_jax.theory.curves import Pair
 
 RECORD_EVERY = 20  # steps between two evaluations of a training run
-GEOMETRY_POINTS = 2000  # a curve, from which its separation, curvature and near-returns are measured
+# a curve, from which its separation, curvature and near-returns are measured
+GEOMETRY_POINTS = 2000
 FIGURE_ANGLES = np.concatenate([[0.0], np.geomspace(1e-3, np.pi, 400)])
 
 
 def default() -> ConfigDict:
-    """All fields. Curves are named circles-DISTANCE, winding-LOOPS-TILT, coils-SEPARATION-CURVATURE-RETURNS."""
+    """All fields. Curves are named circles-DISTANCE, winding-LOOPS-TILT,
+    coils-SEPARATION-CURVATURE-RETURNS.
+    """
     config = configs.base("two_curves")
     config.kernel = ConfigDict()  # the formula, at infinite width
     config.kernel.depths = (1, 2, 5, 20, 125, 625)
@@ -35,7 +39,8 @@ def default() -> ConfigDict:
         "circles-0.1", "circles-0.3", "circles-1", "winding-1-0.3", "winding-4-0.3", "winding-10-0.3",
         "coils-0.3-1-3", "coils-0.1-1-3", "coils-0.3-3-3", "coils-0.3-1-0", "coils-0.3-1-9",
     )  # fmt: skip
-    config.concentration = ConfigDict()  # empirical kernels of fresh networks, at the angles of config.kernel
+    # empirical kernels of fresh networks, at the angles of config.kernel
+    config.concentration = ConfigDict()
     config.concentration.depths = (1, 5, 20)
     config.concentration.widths = (64, 256, 1024)
     config.concentration.seeds = 40
@@ -45,18 +50,21 @@ def default() -> ConfigDict:
     config.training.width = 512
     config.training.samples = 50  # a curve, independent and uniform
     config.training.steps = 600  # of full-batch descent; a multiple of 20
-    config.training.table_steps = (60, 200, 600)  # whose accuracies go into the summary; multiples of 20
+    # whose accuracies go into the summary; multiples of 20
+    config.training.table_steps = (60, 200, 600)
     config.training.learning_rate = 1.0  # in units of 1/(nL)
     config.training.seeds = 5  # config.seed and those after it: samples and weights
     config.training.grid = 400  # points a curve on which accuracy is measured
-    config.tradeoff = ConfigDict()  # training's settings, but for one of width and samples at a time
+    # training's settings, but for one of width and samples at a time
+    config.tradeoff = ConfigDict()
     config.tradeoff.curve = "winding-4-0.3"
     config.tradeoff.depths = (2, 10)
     config.tradeoff.widths = (64, 512, 2048)
     config.tradeoff.samples = (10, 25, 50, 200)
     config.tradeoff.steps = 200
     config.tradeoff.seeds = 3
-    config.linearised = ConfigDict()  # a wide network's loss against what its kernel at the start predicts
+    # a wide network's loss against what its kernel at the start predicts
+    config.linearised = ConfigDict()
     config.linearised.width = 4096
     config.linearised.depth = 2
     config.linearised.steps = 50
@@ -68,24 +76,55 @@ def check(config: ConfigDict) -> None:
     configs.check_fields(config, default())
     configs.at_least(config, 0, "seed", "training.learning_rate")
     configs.at_least(config, 2, "concentration.seeds")
-    configs.at_least(config, 1, "training.width", "training.samples", "training.seeds", "training.grid",
-                     "tradeoff.seeds", "linearised.width", "linearised.depth", "linearised.steps")  # fmt: skip
-    for field in ("kernel.depths", "certificate.depths", "concentration.depths", "concentration.widths",
-                  "training.depths", "tradeoff.depths", "tradeoff.widths", "tradeoff.samples"):  # fmt: skip
+    configs.at_least(
+        config,
+        1,
+        "training.width",
+        "training.samples",
+        "training.seeds",
+        "training.grid",
+        # fmt: skip
+        "tradeoff.seeds",
+        "linearised.width",
+        "linearised.depth",
+        "linearised.steps",
+    )
+    for field in (
+        "kernel.depths",
+        "certificate.depths",
+        "concentration.depths",
+        "concentration.widths",
+        # fmt: skip
+        "training.depths",
+        "tradeoff.depths",
+        "tradeoff.widths",
+        "tradeoff.samples",
+    ):
         group, name = configs.group_of(config, field)
         whole = len(group[name]) > 0 and all(value >= 1 and value % 1 == 0 for value in group[name])
-        configs.require(whole, field, group[name], "it must be whole numbers of at least 1, such as (1, 5)")
+        configs.require(
+            whole, field, group[name], "it must be whole numbers of at least 1, such as (1, 5)"
+        )
     angles = config.kernel.angles
     configs.require(len(angles) > 0 and all(0 <= nu <= math.pi for nu in angles), "kernel.angles", angles,
                     "it must be angles from 0 to pi, in radians")  # fmt: skip
     for field in ("training.steps", "tradeoff.steps"):
         group, name = configs.group_of(config, field)
-        configs.require(group[name] >= 1 and group[name] % RECORD_EVERY == 0, field, group[name],
-                        f"it must be a multiple of {RECORD_EVERY}, the steps between evaluations")  # fmt: skip
+        configs.require(
+            group[name] >= 1 and group[name] % RECORD_EVERY == 0,
+            field,
+            group[name],
+            # fmt: skip
+            f"it must be a multiple of {RECORD_EVERY}, the steps between evaluations",
+        )
     table_steps, last = config.training.table_steps, config.training.steps
-    configs.require(all(step in range(RECORD_EVERY, last + 1, RECORD_EVERY) for step in table_steps),
-                    "training.table_steps", table_steps,
-                    f"it must be multiples of {RECORD_EVERY} up to training.steps={last}")  # fmt: skip
+    configs.require(
+        all(step in range(RECORD_EVERY, last + 1, RECORD_EVERY) for step in table_steps),
+        "training.table_steps",
+        table_steps,
+        # fmt: skip
+        f"it must be multiples of {RECORD_EVERY} up to training.steps={last}",
+    )
     for field in ("certificate.curves", "training.curves", "tradeoff.curve"):
         group, name = configs.group_of(config, field)
         for curve in [group[name]] if isinstance(group[name], str) else group[name]:
@@ -96,21 +135,33 @@ def check(config: ConfigDict) -> None:
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, dry_run: bool = False) -> None:
-    """Kernel, certificates, concentration and training; leaves arrays, figures and summary.json in `workdir`.
+    """Kernel, certificates, concentration and training; leaves arrays, figures and summary.json in
+    `workdir`.
 
     Raises:
       UserError: a field that cannot be right, a folder of another config, or descent that diverges.
     """
     check(config)
     if dry_run:
-        study.describe(config, [f"kernel of depths {config.kernel.depths}, {len(config.certificate.curves)} "
-                                f"certificates, {config.concentration.seeds} networks of widths "
-                                f"{config.concentration.widths}, training on {', '.join(config.training.curves)}"])
+        study.describe(
+            config,
+            [
+                f"kernel of depths {config.kernel.depths}, {len(config.certificate.curves)} "
+                f"certificates, {config.concentration.seeds} networks of widths "
+                f"{config.concentration.widths}, training on {', '.join(config.training.curves)}"
+            ],
+        )
         return
     with study.opened(config, workdir) as folder, jax.default_matmul_precision("float32"):
         if folder is not None:
-            folder.finish(_kernel(config, folder) | _certificates(config, folder) | _concentration(config, folder)
-                          | _training(config, folder) | _tradeoff(config, folder) | _linearised(config, folder))
+            folder.finish(
+                _kernel(config, folder)
+                | _certificates(config, folder)
+                | _concentration(config, folder)
+                | _training(config, folder)
+                | _tradeoff(config, folder)
+                | _linearised(config, folder)
+            )
 
 
 def _kernel(config: ConfigDict, folder: study.Study) -> dict:
@@ -118,12 +169,19 @@ def _kernel(config: ConfigDict, folder: study.Study) -> dict:
 
     def compute():
         scale = 1 / np.array(depths)[:, None]
-        return {"theta": scale * tangent_kernel.infinite_width(angles, depths),
-                "figure": scale * tangent_kernel.infinite_width(FIGURE_ANGLES, depths)}
+        return {
+            "theta": scale * tangent_kernel.infinite_width(angles, depths),
+            "figure": scale * tangent_kernel.infinite_width(FIGURE_ANGLES, depths),
+        }
 
     arrays = folder.part("kernel", compute)
     folder.figure("kernel", curves_figures.kernel(FIGURE_ANGLES, arrays["figure"], depths))
-    return {"kernel": {str(depth): _at_angles(angles, row) for depth, row in zip(depths, arrays["theta"], strict=True)}}
+    return {
+        "kernel": {
+            str(depth): _at_angles(angles, row)
+            for depth, row in zip(depths, arrays["theta"], strict=True)
+        }
+    }
 
 
 def _certificates(config: ConfigDict, folder: study.Study) -> dict:
@@ -141,8 +199,11 @@ def _certificates(config: ConfigDict, folder: study.Study) -> dict:
         "geometry": geometry,
         "label_eigenvalue": {name: _keyed(depths, values) for name, values in eigenvalues.items()},
         "certificate_norm": {  # None: the kernel does not see the labels at all
-            name: {str(depth): 1 / float(value) if value > 1e-9 else None
-                   for depth, value in zip(depths, values, strict=True)} for name, values in eigenvalues.items()
+            name: {
+                str(depth): 1 / float(value) if value > 1e-9 else None
+                for depth, value in zip(depths, values, strict=True)
+            }
+            for name, values in eigenvalues.items()
         },  # fmt: skip
     }
 
@@ -159,7 +220,8 @@ def _certificate(pair: Pair, depths: tuple[int, ...]) -> dict:
 
 def _concentration(config: ConfigDict, folder: study.Study) -> dict:
     own, angles = config.concentration, np.array(config.kernel.angles)
-    from_zero = np.concatenate([[0.0], angles])  # the kernel is taken between the first point and all of them
+    # the kernel is taken between the first point and all of them
+    from_zero = np.concatenate([[0.0], angles])
     x = np.stack([np.cos(from_zero), np.sin(from_zero)], axis=1)
     formula = tangent_kernel.infinite_width(angles, own.depths)
     seeds = range(config.seed, config.seed + own.seeds)
@@ -167,7 +229,9 @@ def _concentration(config: ConfigDict, folder: study.Study) -> dict:
     for depth, exact in zip(own.depths, formula, strict=True):
         rows = {}
         for width in own.widths:
-            compute = functools.partial(curves_training.networks, x, depth=depth, width=width, seeds=seeds)
+            compute = functools.partial(
+                curves_training.networks, x, depth=depth, width=width, seeds=seeds
+            )
             arrays = folder.part(f"concentration_{depth}_{width}", compute)
             ratios = arrays["hidden"] / (width * depth / 2)
             diagonal, ratios = ratios[:, 0], ratios[:, 1:]
@@ -175,9 +239,11 @@ def _concentration(config: ConfigDict, folder: study.Study) -> dict:
                 "relative_sd": float(diagonal.std(ddof=1) / diagonal.mean()),
                 "relative_bias": float(diagonal.mean() - 1),
                 "relative_bias_error": float(diagonal.std(ddof=1) / math.sqrt(own.seeds)),
-                "rms_distance": float(np.sqrt(np.mean((ratios - exact / depth) ** 2))),  # over networks and angles
+                # over networks and angles
+                "rms_distance": float(np.sqrt(np.mean((ratios - exact / depth) ** 2))),
                 "mean": _at_angles(angles, ratios.mean(axis=0)),
-                "output_layer": float(arrays["output"][:, 0].mean() / (width * depth / 2)),  # not in the formula
+                # not in the formula
+                "output_layer": float(arrays["output"][:, 0].mean() / (width * depth / 2)),
                 "start_sd": float(np.sqrt(np.mean(arrays["start"] ** 2))),
             }
         table[str(depth)] = {str(width): row for width, row in rows.items()}
@@ -185,7 +251,9 @@ def _concentration(config: ConfigDict, folder: study.Study) -> dict:
             np.array([row[key] for row in rows.values()])
             for key in ("relative_sd", "relative_bias", "relative_bias_error")
         )
-    folder.figure("concentration", curves_figures.concentration(own.widths, spread, bias, bias_error))
+    folder.figure(
+        "concentration", curves_figures.concentration(own.widths, spread, bias, bias_error)
+    )
     return {"concentration": table}
 
 
@@ -207,35 +275,52 @@ def _training(config: ConfigDict, folder: study.Study) -> dict:
 
     return {
         "training_accuracy": table(lambda seeds: float(seeds.mean())),
-        "training_accuracy_std": table(lambda seeds: float(seeds.std(ddof=1)) if len(seeds) > 1 else None),
+        "training_accuracy_std": table(
+            lambda seeds: float(seeds.std(ddof=1)) if len(seeds) > 1 else None
+        ),
         "training_accuracy_seeds": table(lambda seeds: [round(float(value), 5) for value in seeds]),
     }
 
 
 def _tradeoff(config: ConfigDict, folder: study.Study) -> dict:
     own = config.tradeoff
-    runs = {"width": [(width, width, config.training.samples) for width in own.widths],
-            "samples": [(samples, config.training.width, samples) for samples in own.samples]}  # fmt: skip
+    runs = {
+        "width": [(width, width, config.training.samples) for width in own.widths],
+        # fmt: skip
+        "samples": [(samples, config.training.width, samples) for samples in own.samples],
+    }
     final, summary = {}, {}
     for kind, settings in runs.items():
         final[kind], summary[kind] = {}, {}
         for depth in own.depths:
             final[kind][depth], rows = {}, {}
             for value, width, samples in settings:
-                train = functools.partial(_train, config, own.curve, depth, width, samples, own.steps, own.seeds)
+                train = functools.partial(
+                    _train, config, own.curve, depth, width, samples, own.steps, own.seeds
+                )
                 arrays = folder.part(f"{kind}_{value}_{depth}", train)
-                on_grid, on_sample = arrays["grid_accuracy"][:, -1], arrays["sample_accuracy"][:, -1]
+                on_grid, on_sample = (
+                    arrays["grid_accuracy"][:, -1],
+                    arrays["sample_accuracy"][:, -1],
+                )
                 final[kind][depth][value] = on_grid
-                rows[str(value)] = {"seeds": [None if np.isnan(a) else round(float(a), 5) for a in on_grid],
-                                    "sample_accuracy": [None if np.isnan(a) else round(float(a), 5) for a in on_sample],
-                                    "diverged": int(arrays["diverged"].sum()),
-                                    "learning_rate_limit": [float(limit) for limit in arrays["limit"]]}  # fmt: skip
+                rows[str(value)] = {
+                    "seeds": [None if np.isnan(a) else round(float(a), 5) for a in on_grid],
+                    "sample_accuracy": [
+                        None if np.isnan(a) else round(float(a), 5) for a in on_sample
+                    ],
+                    "diverged": int(arrays["diverged"].sum()),
+                    # fmt: skip
+                    "learning_rate_limit": [float(limit) for limit in arrays["limit"]],
+                }
             summary[kind][str(depth)] = rows
     folder.figure("tradeoff", curves_figures.tradeoff(final["width"], final["samples"]))
     return {"tradeoff": summary}
 
 
-def _train(config: ConfigDict, name: str, depth: int, width: int, samples: int, steps: int, seeds: int) -> dict:
+def _train(
+    config: ConfigDict, name: str, depth: int, width: int, samples: int, steps: int, seeds: int
+) -> dict:
     return curves_training.train(
         curves.named(name), depth=depth, width=width, samples=samples, grid=config.training.grid, steps=steps,
         every=RECORD_EVERY, factor=config.training.learning_rate, seeds=range(config.seed, config.seed + seeds),
@@ -243,14 +328,20 @@ def _train(config: ConfigDict, name: str, depth: int, width: int, samples: int, 
 
 
 def _train_surely(config: ConfigDict, name: str, depth: int) -> dict:
-    """As `_train` with the settings of config.training, but raises UserError where descent diverges."""
+    """As `_train` with the settings of config.training, but raises UserError where descent
+    diverges.
+    """
     own = config.training
     arrays = _train(config, name, depth, own.width, own.samples, own.steps, own.seeds)
-    for seed, (lost, limit) in enumerate(zip(arrays["diverged"], arrays["limit"], strict=True), config.seed):
+    for seed, (lost, limit) in enumerate(
+        zip(arrays["diverged"], arrays["limit"], strict=True), config.seed
+    ):
         if lost:
-            raise UserError(f"descent on {name} diverged at depth {depth}, seed {seed}: config.training.learning_rate="
-                            f"{own.learning_rate:g} (in units of 1/(nL)), where the kernel at the start is stable "
-                            f"below 2/lam_max = {limit:.3g}; take a smaller one")
+            raise UserError(
+                f"descent on {name} diverged at depth {depth}, seed {seed}: config.training.learning_rate="
+                f"{own.learning_rate:g} (in units of 1/(nL)), where the kernel at the start is stable "
+                f"below 2/lam_max = {limit:.3g}; take a smaller one"
+            )
     return arrays
 
 

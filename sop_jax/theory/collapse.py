@@ -1,8 +1,9 @@
 """Neural collapse: how far last-layer features and classifier are from a simplex ETF.
 
-Features H [N, d] are the inputs of the last linear layer, logits = W h + b. In a collapsed network the features of a
-class sit at their mean (NC1), the rows of W form a simplex ETF (NC2), and W is in line with the centred means (NC3).
-Metrics of Zhu et al. 2021 and Papyan et al. 2020 (methods.md, 7.1), on the host in float64.
+Features H [N, d] are the inputs of the last linear layer, logits = W h + b. In a collapsed network
+the features of a class sit at their mean (NC1), the rows of W form a simplex ETF (NC2), and W is in
+line with the centred means (NC3). Metrics of Zhu et al. 2021 and Papyan et al. 2020 (methods.md,
+7.1), on the host in float64.
 """
 
 import numpy as np
@@ -13,7 +14,9 @@ _RCOND = 1e-6  # S_B has rank K-1 at most; what rounding leaves of the other dir
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Means h_k of each class, float64 [K, d]; NaN for a class without rows. features [N, d], labels int [N]."""
+    """Means h_k of each class, float64 [K, d]; NaN for a class without rows. features [N, d],
+    labels int [N].
+    """
     sums = np.zeros((num_classes, features.shape[1]))
     np.add.at(sums, labels, features.astype(np.float64))
     counts = np.bincount(labels, minlength=num_classes)[:, None]
@@ -21,16 +24,20 @@ def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
 
 
 def nearest_mean(features: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Class of the mean nearest to each row: int [N] from features [N, d] and means [K, d]; NaN means are passed by."""
-    squared = np.sum(means**2, axis=1) - 2 * features.astype(np.float64) @ means.T  # but for |h|^2, the same for all
+    """Class of the mean nearest to each row: int [N] from features [N, d] and means [K, d]; NaN
+    means are passed by.
+    """
+    # but for |h|^2, the same for all
+    squared = np.sum(means**2, axis=1) - 2 * features.astype(np.float64) @ means.T
     return np.argmin(np.where(np.isnan(squared), np.inf, squared), axis=1)
 
 
 def nc1(features: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
-    """trace(S_W pinv(S_B)) / K: variability within the classes against that between them. NaN if a class has no rows.
+    """trace(S_W pinv(S_B)) / K: variability within the classes against that between them. NaN if a
+    class has no rows.
 
-    S_W = (1/N) sum_i (h_i - h_{y_i})(h_i - h_{y_i})' and S_B = (1/K) sum_k (h_k - h_G)(h_k - h_G)', where h_G is the
-    mean of the h_k.
+    S_W = (1/N) sum_i (h_i - h_{y_i})(h_i - h_{y_i})' and S_B = (1/K) sum_k (h_k - h_G)(h_k - h_G)',
+    where h_G is the mean of the h_k.
     """
     means = class_means(features, labels, num_classes)
     if np.isnan(means).any():
@@ -44,12 +51,16 @@ def nc1(features: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
 
 
 def nc2(weight: np.ndarray) -> float:
-    """|| WW'/||WW'|| - E/||E|| || with E = I - 11'/K, Frobenius norms: 0 where the rows of W [K, d] form an ETF."""
+    """|| WW'/||WW'|| - E/||E|| || with E = I - 11'/K, Frobenius norms: 0 where the rows of W [K, d]
+    form an ETF.
+    """
     return _distance_to_etf(weight.astype(np.float64) @ weight.astype(np.float64).T)
 
 
 def nc3(weight: np.ndarray, means: np.ndarray) -> float:
-    """The same of W M', M the centred class means [K, d]: 0 where the classifier is in line with the means."""
+    """The same of W M', M the centred class means [K, d]: 0 where the classifier is in line with
+    the means.
+    """
     return _distance_to_etf(weight.astype(np.float64) @ _centred(means).T)
 
 
@@ -58,15 +69,18 @@ def self_duality(weight: np.ndarray, means: np.ndarray) -> float:
     return float(np.sum((_unit(weight.astype(np.float64)) - _unit(_centred(means))) ** 2))
 
 
-def metrics(features: np.ndarray, labels: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> dict[str, float]:
+def metrics(
+    features: np.ndarray, labels: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> dict[str, float]:
     """All metrics of one network.
 
     Args:
-      features: H [N, d]. labels: int [N], of every class; those trained on. weight, bias: W [K, d] and b [K].
+      features: H [N, d]. labels: int [N], of every class; those trained on. weight, bias: W [K, d]
+        and b [K].
 
     Returns:
-      nc1, nc2, nc3, self_duality as the functions of these names, and nc4, the share of rows on which the network and
-      the nearest class mean disagree.
+      nc1, nc2, nc3, self_duality as the functions of these names, and nc4, the share of rows on
+      which the network and the nearest class mean disagree.
     """
     means = class_means(features, labels, len(weight))
     predicted = np.argmax(features @ weight.T + bias, axis=1)

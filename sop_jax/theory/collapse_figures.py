@@ -8,23 +8,45 @@ from matplotlib.ticker import MaxNLocator
 
 from sop_jax.palette import SERIES
 
-LOSSES = {"ce": "cross-entropy", "focal": "focal", "label_smoothing": "label smoothing", "mse": "squared error"}
-WRONG_LABELS = {"ce": "CE, clean labels", "ce_noisy": "CE, wrong labels", "sop_noisy": "SOP, wrong labels",
-                "ce_random": "CE, random labels"}
-Curves = Mapping[str, Mapping[str, np.ndarray]]  # case -> epoch int [E], and float [E] of each metric
+LOSSES = {
+    "ce": "cross-entropy",
+    "focal": "focal",
+    "label_smoothing": "label smoothing",
+    "mse": "squared error",
+}
+WRONG_LABELS = {
+    "ce": "CE, clean labels",
+    "ce_noisy": "CE, wrong labels",
+    "sop_noisy": "SOP, wrong labels",
+    "ce_random": "CE, random labels",
+}
+# case -> epoch int [E], and float [E] of each metric
+Curves = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def losses(curves: Curves, terminal: float) -> Figure:
-    """NC1, NC2, NC3 and self-duality over epochs; a dot where training accuracy first reaches `terminal`."""
-    panels = {"nc1": "NC1: variability within classes", "nc2": "NC2: W W' against the simplex ETF",
-              "nc3": "NC3: W times class means against the ETF", "self_duality": "Self-duality: W against class means"}
+    """NC1, NC2, NC3 and self-duality over epochs; a dot where training accuracy first reaches
+    `terminal`.
+    """
+    panels = {
+        "nc1": "NC1: variability within classes",
+        "nc2": "NC2: W W' against the simplex ETF",
+        "nc3": "NC3: W times class means against the ETF",
+        "self_duality": "Self-duality: W against class means",
+    }
     return _draw(curves, LOSSES, panels, terminal)
 
 
 def wrong_labels(curves: Curves, terminal: float) -> Figure:
-    """Does a method collapse onto wrong labels: NC1 by given and by true labels, where wrong examples lie, accuracy."""
-    panels = {"nc1": "NC1 by the given labels", "nc1_true": "NC1 by the true labels",
-              "wrong_at_given": "Wrong labels: nearest to the given class", "test_accuracy": "Test accuracy"}
+    """Does a method collapse onto wrong labels: NC1 by given and by true labels, where wrong
+    examples lie, accuracy.
+    """
+    panels = {
+        "nc1": "NC1 by the given labels",
+        "nc1_true": "NC1 by the true labels",
+        "wrong_at_given": "Wrong labels: nearest to the given class",
+        "test_accuracy": "Test accuracy",
+    }
     return _draw(curves, WRONG_LABELS, panels, terminal)
 
 
@@ -44,8 +66,18 @@ def _draw(curves: Curves, cases: dict[str, str], panels: dict[str, str], termina
             ax.set_yscale("log")
         for case, values in curves.items():
             start = np.flatnonzero(values["train_accuracy"] >= terminal)[:1]
-            ax.plot(values["epoch"], values[key], color=colours[case], linewidth=1.4, label=cases[case])
-            ax.plot(values["epoch"][start], values[key][start], "o", color=colours[case], markersize=6)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False,
-                  title=f"dot: accuracy on the training labels reaches {terminal:.1%}", title_fontsize="small")
+            ax.plot(
+                values["epoch"], values[key], color=colours[case], linewidth=1.4, label=cases[case]
+            )
+            ax.plot(
+                values["epoch"][start], values[key][start], "o", color=colours[case], markersize=6
+            )
+    figure.legend(
+        *ax.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        title=f"dot: accuracy on the training labels reaches {terminal:.1%}",
+        title_fontsize="small",
+    )
     return figure

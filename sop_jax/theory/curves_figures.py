@@ -1,4 +1,6 @@
-"""Figures of the two-manifold problem, each from arrays and numbers that the task `two_curves` has kept."""
+"""Figures of the two-manifold problem, each from arrays and numbers that the task `two_curves` has
+kept.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,23 +11,40 @@ from matplotlib.figure import Figure
 
 from sop_jax import palette
 
-COLORS = (*palette.SERIES, palette.MUTED)  # for unordered series; ordered ones, such as depths, take viridis
+# for unordered series; ordered ones, such as depths, take viridis
+COLORS = (*palette.SERIES, palette.MUTED)
 MARKERS = "osD^vPX*<>"
-STYLE = {"axes.grid": True, "axes.axisbelow": True, "axes.spines.right": False, "axes.spines.top": False}
-STYLE |= {"grid.color": "#e3e8ee", "legend.frameon": False, "axes.titlesize": 11, "axes.titlelocation": "left"}
+STYLE = {
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+}
+STYLE |= {
+    "grid.color": "#e3e8ee",
+    "legend.frameon": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+}
 STYLE |= {"axes.titleweight": "bold", "font.size": 10}
 
 
 @matplotlib.rc_context(STYLE)
 def kernel(angles: np.ndarray, ratios: np.ndarray, depths: Sequence[int]) -> Figure:
-    """Theta/(nL/2) [depths, angles] against the angle: the whole range, and the peak on a logarithmic axis."""
+    """Theta/(nL/2) [depths, angles] against the angle: the whole range, and the peak on a
+    logarithmic axis.
+    """
     figure, (whole, peak) = _panels(2)
     for ratio, depth, color in zip(ratios, depths, _shades(len(depths)), strict=True):
         whole.plot(angles, ratio, color=color, label=f"L = {depth}")
         peak.semilogx(angles[1:], ratio[1:], color=color)
     whole.axhline(0.25, color=palette.MUTED, linestyle=":", linewidth=1)
-    whole.annotate("1/4", (np.pi, 0.25), (0, -3), textcoords="offset points", ha="right", va="top", fontsize=9)
-    whole.set(title="Kernel against angle", xlabel="angle between the inputs (rad)", ylabel="Θ / (nL/2)")
+    whole.annotate(
+        "1/4", (np.pi, 0.25), (0, -3), textcoords="offset points", ha="right", va="top", fontsize=9
+    )
+    whole.set(
+        title="Kernel against angle", xlabel="angle between the inputs (rad)", ylabel="Θ / (nL/2)"
+    )
     peak.set(title="Deeper: a sharper peak", xlabel="angle between the inputs (rad), logarithmic")
     whole.legend()
     return figure
@@ -33,15 +52,24 @@ def kernel(angles: np.ndarray, ratios: np.ndarray, depths: Sequence[int]) -> Fig
 
 @matplotlib.rc_context(STYLE)
 def certificates(eigenvalues: Mapping[str, np.ndarray], depths: Sequence[int]) -> Figure:
-    """Certificate norm 1/lam_y against depth, one line a pair of curves; left the tabled ones, right the coils."""
+    """Certificate norm 1/lam_y against depth, one line a pair of curves; left the tabled ones,
+    right the coils.
+    """
     figure, axes = _panels(2, sharey=True)
     titles = ("Certificate norm against depth", "Coils: separation – curvature – near-returns")
     for ax, title, coils in zip(axes, titles, (False, True), strict=True):
-        chosen = {name: values for name, values in eigenvalues.items() if name.startswith("coils") == coils}
+        chosen = {
+            name: values
+            for name, values in eigenvalues.items()
+            if name.startswith("coils") == coils
+        }
         for i, (name, values) in enumerate(chosen.items()):
-            seen = values > 1e-9  # 0 where a shallow kernel does not see the label at all: no certificate
+            # 0 where a shallow kernel does not see the label at all: no certificate
+            seen = values > 1e-9
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-            ax.loglog(np.array(depths)[seen], 1 / values[seen], marker=marker, color=color, label=name)
+            ax.loglog(
+                np.array(depths)[seen], 1 / values[seen], marker=marker, color=color, label=name
+            )
         ax.set(title=title, xlabel="depth L (hidden layers)")
         if chosen:
             ax.legend(fontsize=8)
@@ -52,13 +80,22 @@ def certificates(eigenvalues: Mapping[str, np.ndarray], depths: Sequence[int]) -
 @matplotlib.rc_context(STYLE)
 def concentration(widths: Sequence[int], spread: Mapping[int, np.ndarray], bias: Mapping[int, np.ndarray],
                   bias_error: Mapping[int, np.ndarray]) -> Figure:  # fmt: skip
-    """Relative s.d. and bias of the diagonal of the empirical kernel, each {depth: [widths]}, against width."""
+    """Relative s.d. and bias of the diagonal of the empirical kernel, each {depth: [widths]},
+    against width.
+    """
     figure, (left, right) = _panels(2)
-    for i, (color, (depth, values)) in enumerate(zip(_shades(len(spread)), spread.items(), strict=True)):
+    for i, (color, (depth, values)) in enumerate(
+        zip(_shades(len(spread)), spread.items(), strict=True)
+    ):
         left.loglog(widths, values, color=color, marker=MARKERS[i], label=f"L = {depth}")
-        shifted = np.array(widths) * 1.06**i  # beside one another, or the bars would hide each other
-        right.errorbar(shifted, bias[depth], bias_error[depth], color=color, marker=MARKERS[i], capsize=3)
-    guide = min(values[0] for values in spread.values()) * 0.7 * np.sqrt(widths[0] / np.array(widths))
+        # beside one another, or the bars would hide each other
+        shifted = np.array(widths) * 1.06**i
+        right.errorbar(
+            shifted, bias[depth], bias_error[depth], color=color, marker=MARKERS[i], capsize=3
+        )
+    guide = (
+        min(values[0] for values in spread.values()) * 0.7 * np.sqrt(widths[0] / np.array(widths))
+    )
     left.loglog(widths, guide, color=palette.MUTED, linestyle=":", label="∝ 1/√n")
     right.axhline(0, color=palette.MUTED, linewidth=1)
     right.set_xscale("log")
@@ -74,25 +111,37 @@ def concentration(widths: Sequence[int], spread: Mapping[int, np.ndarray], bias:
 
 @matplotlib.rc_context(STYLE)
 def training(steps: np.ndarray, accuracy: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
-    """Sign accuracy on the whole curves, {curve: {depth: [seeds, steps]}}: mean over seeds and their range."""
+    """Sign accuracy on the whole curves, {curve: {depth: [seeds, steps]}}: mean over seeds and
+    their range.
+    """
     figure, axes = _panels(len(accuracy), sharey=True)
     for ax, (name, by_depth) in zip(axes, accuracy.items(), strict=True):
         for color, (depth, values) in zip(_shades(len(by_depth)), by_depth.items(), strict=True):
             ax.plot(steps, values.mean(axis=0), color=color, label=f"L = {depth}")
-            ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+            ax.fill_between(
+                steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0
+            )
         ax.set(title=name, xlabel="steps of gradient descent", ylim=(0.35, 1.02))
     axes[0].set_ylabel("sign accuracy on all of M")
-    axes[0].legend(loc="lower right", title=f"mean and range, {len(values)} seeds", title_fontsize=9)
+    axes[0].legend(
+        loc="lower right", title=f"mean and range, {len(values)} seeds", title_fontsize=9
+    )
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def tradeoff(widths: Mapping[int, Mapping[int, np.ndarray]], samples: Mapping[int, Mapping[int, np.ndarray]]) -> Figure:
-    """Final accuracy against width and against samples a curve, {depth: {width or samples: [seeds]}}; NaN: diverged."""
+def tradeoff(
+    widths: Mapping[int, Mapping[int, np.ndarray]], samples: Mapping[int, Mapping[int, np.ndarray]]
+) -> Figure:
+    """Final accuracy against width and against samples a curve, {depth: {width or samples:
+    [seeds]}}; NaN: diverged.
+    """
     figure, axes = _panels(2, sharey=True)
     titles, names = ("Width (statistical resource)", "Data"), ("width n", "samples a curve")
     for ax, title, name, by_depth in zip(axes, titles, names, (widths, samples), strict=True):
-        for i, (color, (depth, by_value)) in enumerate(zip(_shades(len(by_depth)), by_depth.items(), strict=True)):
+        for i, (color, (depth, by_value)) in enumerate(
+            zip(_shades(len(by_depth)), by_depth.items(), strict=True)
+        ):
             places = np.array(list(by_value)) * 1.06**i
             kept = [values[~np.isnan(values)] for values in by_value.values()]
             for place, values in zip(places, kept, strict=True):

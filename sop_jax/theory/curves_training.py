@@ -1,4 +1,6 @@
-"""Training of the ReLU network on a pair of curves, over seeds, and what its tangent kernel predicts of it."""
+"""Training of the ReLU network on a pair of curves, over seeds, and what its tangent kernel
+predicts of it.
+"""
 
 from collections.abc import Iterable
 
@@ -14,11 +16,13 @@ def train(
     pair: Pair, *, depth: int, width: int, samples: int, grid: int, steps: int, every: int, factor: float,
     seeds: Iterable[int],
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Full-batch descent at the learning rate factor/(nL), once a seed, which draws the sample and the weights.
+    """Full-batch descent at the learning rate factor/(nL), once a seed, which draws the sample and
+    the weights.
 
-    Returns, over S seeds, loss [S, steps] before each step; the sign accuracies grid_accuracy and sample_accuracy
-    [S, steps // every], on `grid` points a curve and on the sample; limit [S], 2/lam_max of the kernel at the start in
-    the units of `factor`; diverged [S], of whose runs the accuracies are NaN.
+    Returns, over S seeds, loss [S, steps] before each step; the sign accuracies grid_accuracy and
+    sample_accuracy [S, steps // every], on `grid` points a curve and on the sample; limit [S],
+    2/lam_max of the kernel at the start in the units of `factor`; diverged [S], of whose runs the
+    accuracies are NaN.
     """
     on_grid = _float32(curves.labelled_grid(pair, grid))
     rows = []
@@ -26,7 +30,9 @@ def train(
         sample = _float32(curves.labelled_sample(pair, samples, seed))
         weights = relu_network.init(seed, sample[0].shape[1], width, depth)
         limit = tangent_kernel.learning_rate_limit(weights, sample[0]) * width * depth
-        run = relu_network.descend(weights, sample, on_grid, factor / (width * depth), steps=steps, every=every)
+        run = relu_network.descend(
+            weights, sample, on_grid, factor / (width * depth), steps=steps, every=every
+        )
         lost = relu_network.diverged(run.loss)
         rows.append({
             "loss": run.loss,
@@ -38,11 +44,15 @@ def train(
     return {key: np.stack([np.asarray(row[key]) for row in rows]) for key in rows[0]}
 
 
-def linearised(pair: Pair, *, depth: int, width: int, samples: int, steps: int, factor: float, seed: int) -> dict:
-    """The loss before each step [steps], as `train` has it, and as the kernel at the start predicts it, two ways.
+def linearised(
+    pair: Pair, *, depth: int, width: int, samples: int, steps: int, factor: float, seed: int
+) -> dict:
+    """The loss before each step [steps], as `train` has it, and as the kernel at the start predicts
+    it, two ways.
 
-    With the eigenvalues e of the kernel over N, a part of the error f - y shrinks by exp(-lr e) a step under gradient
-    flow ('flow', spec 10.4) and by 1 - lr e under descent ('descent'), if the kernel stays as it is.
+    With the eigenvalues e of the kernel over N, a part of the error f - y shrinks by exp(-lr e) a
+    step under gradient flow ('flow', spec 10.4) and by 1 - lr e under descent ('descent'), if the
+    kernel stays as it is.
     """
     sample = _float32(curves.labelled_sample(pair, samples, seed))
     weights = relu_network.init(seed, sample[0].shape[1], width, depth)
@@ -56,16 +66,20 @@ def linearised(pair: Pair, *, depth: int, width: int, samples: int, steps: int, 
             "descent": (1 - rate * eigenvalues) ** times @ energy}  # fmt: skip
 
 
-def networks(x: np.ndarray, *, depth: int, width: int, seeds: Iterable[int]) -> dict[str, np.ndarray]:
-    """Fresh networks, one a seed: the kernel's parts 'hidden' and 'output' between x_0 and all x [n, d], and f(x),
-    'start'; each [S, n].
+def networks(
+    x: np.ndarray, *, depth: int, width: int, seeds: Iterable[int]
+) -> dict[str, np.ndarray]:
+    """Fresh networks, one a seed: the kernel's parts 'hidden' and 'output' between x_0 and all x
+    [n, d], and f(x), 'start'; each [S, n].
     """
     x = jnp.asarray(x, jnp.float32)
     rows = []
     for seed in seeds:
         weights = relu_network.init(seed, x.shape[1], width, depth)
         hidden, output = tangent_kernel.empirical(weights, x[:1], x)
-        rows.append({"hidden": hidden[0], "output": output[0], "start": relu_network.apply(weights, x)})
+        rows.append(
+            {"hidden": hidden[0], "output": output[0], "start": relu_network.apply(weights, x)}
+        )
     return {key: np.stack([np.asarray(row[key], np.float64) for row in rows]) for key in rows[0]}
 
 

@@ -1,9 +1,11 @@
-"""Robust image recovery: a deep image prior with double over-parameterisation (You, Zhu, Qu, Ma, NeurIPS 2020).
+"""Robust image recovery: a deep image prior with double over-parameterisation (You, Zhu, Qu, Ma,
+NeurIPS 2020).
 
-An image y = x + s with sparse gross errors s is fitted by phi(theta) + g*g - h*h: the network phi, which takes to
-natural images first, models x, and g*g - h*h, started near zero, models s. Network, g and h learn by plain gradient
-descent on the mean squared error, g and h `alpha` times as fast (arXiv 2006.08857, section 3; settings of its
-released code). The plain prior fits phi(theta) alone to y and in the end takes in the errors too.
+An image y = x + s with sparse gross errors s is fitted by phi(theta) + g*g - h*h: the network phi,
+which takes to natural images first, models x, and g*g - h*h, started near zero, models s. Network,
+g and h learn by plain gradient descent on the mean squared error, g and h `alpha` times as fast
+(arXiv 2006.08857, section 3; settings of its released code). The plain prior fits phi(theta) alone
+to y and in the end takes in the errors too.
 
 Everywhere an image is float32 [H, W, 3] in [0, 1].
 """
@@ -29,7 +31,9 @@ ALPHA_PIXELS = 512 * 512  # the size at which `alpha` is stated, that of the pap
 
 
 def corrupt(image: np.ndarray, rate: float, seed: int) -> np.ndarray:
-    """Salt-and-pepper noise: every entry [H, W, 3] by itself becomes, with probability `rate`, 0 or 1 (paper, 4.2)."""
+    """Salt-and-pepper noise: every entry [H, W, 3] by itself becomes, with probability `rate`, 0 or
+    1 (paper, 4.2).
+    """
     rng = np.random.default_rng(seed)
     hit, salt = rng.random(image.shape) < rate, rng.random(image.shape) < 0.5
     return np.where(hit, salt, image).astype(np.float32)
@@ -41,14 +45,18 @@ def psnr(mean_squared_error: Any) -> np.ndarray:
 
 
 def rescaled_alpha(alpha: float, height: int, width: int) -> float:
-    """`alpha`, stated for 512x512 pixels, such that g and h grow as fast on this size (see `growth`)."""
+    """`alpha`, stated for 512x512 pixels, such that g and h grow as fast on this size (see
+    `growth`).
+    """
     return alpha * height * width / ALPHA_PIXELS
 
 
 def growth(rate: float, height: int, width: int) -> float:
-    """Factor by which g grows in an iteration at residual 1, where g and h learn at `rate` = alpha * tau.
+    """Factor by which g grows in an iteration at residual 1, where g and h learn at `rate` = alpha
+    * tau.
 
-    The gradient of the mean of (g*g - s)^2 over 3HW entries is 4 g r / (3HW): 1.0025 in the paper's setting.
+    The gradient of the mean of (g*g - s)^2 over 3HW entries is 4 g r / (3HW): 1.0025 in the paper's
+    setting.
     """
     return 1 + 4 * rate / (3 * height * width)
 
@@ -56,8 +64,8 @@ def growth(rate: float, height: int, width: int) -> float:
 def largest_rate(height: int, width: int) -> float:
     """The rate of g and h, alpha * tau, above which descent is unstable.
 
-    The mean of (g*g - s)^2 over 3HW entries has curvature 8 s / (3HW) in g at its minimum, and |s| <= 1; descent needs
-    rate * curvature < 2.
+    The mean of (g*g - s)^2 over 3HW entries has curvature 8 s / (3HW) in g at its minimum, and |s|
+    <= 1; descent needs rate * curvature < 2.
     """
     return 3 * height * width / 4
 
@@ -78,7 +86,9 @@ class Settings(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that changes: the variables ("network"; "g" and "h" [1, H, W, 3] if doubled), the optimiser's state, t."""
+    """All that changes: the variables ("network"; "g" and "h" [1, H, W, 3] if doubled), the
+    optimiser's state, t.
+    """
 
     variables: Any
     opt_state: Any
@@ -86,7 +96,8 @@ class State(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Of each iteration, float32 [n]: the loss, and the mean squared error of the network's output to the clean image.
+    """Of each iteration, float32 [n]: the loss, and the mean squared error of the network's output
+    to the clean image.
 
     Both are of the output before that iteration's update, on its noisy input.
     """
@@ -101,8 +112,8 @@ class Fit(NamedTuple):
     Attributes:
       start: the State before the first iteration.
       advance: (State, n) -> (State, Progress of n iterations).
-      images: State -> "recovered", the network's output on the input without noise, and, if doubled, "sparse", what is
-        modelled as errors; float32 [H, W, 3].
+      images: State -> "recovered", the network's output on the input without noise, and, if
+        doubled, "sparse", what is modelled as errors; float32 [H, W, 3].
       limit: what keeps descent from diverging, in words.
     """
 
@@ -113,21 +124,29 @@ class Fit(NamedTuple):
 
 
 def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray, seed: int) -> Fit:
-    """The fit called `name` (one of FITS) of `observed` [H, W, 3]; `clean` [H, W, 3] only measures it.
+    """The fit called `name` (one of FITS) of `observed` [H, W, 3]; `clean` [H, W, 3] only measures
+    it.
 
-    'double' is plain SGD at `learning_rate` and alpha * `learning_rate` on the mean squared error; 'plain_l1' and
-    'plain_mse' are Adam, the usual optimiser of the deep image prior, on the mean absolute and squared error. The
-    three start from the same network and see the same input noise.
+    'double' is plain SGD at `learning_rate` and alpha * `learning_rate` on the mean squared error;
+    'plain_l1' and 'plain_mse' are Adam, the usual optimiser of the deep image prior, on the mean
+    absolute and squared error. The three start from the same network and see the same input noise.
     """
     network = SkipNet(width=settings.width, scales=settings.scales)
     clean, observed = jnp.asarray(clean)[None], jnp.asarray(observed)[None]
     keys = jax.random.split(jax.random.key(seed), 5)
     fixed_input = INPUT_RANGE * jax.random.uniform(keys[0], (*observed.shape[:3], INPUT_DEPTH))
-    variables = {"network": jax.jit(network.init, compiler_options=options_for_one_run())(keys[1], fixed_input)}
+    variables = {
+        "network": jax.jit(network.init, compiler_options=options_for_one_run())(
+            keys[1], fixed_input
+        )
+    }
     if name == DOUBLE:
         variables["g"] = START * jax.random.normal(keys[2], observed.shape)
         variables["h"] = START * jax.random.normal(keys[3], observed.shape)
-        slow, fast = optax.sgd(settings.learning_rate), optax.sgd(settings.alpha * settings.learning_rate)
+        slow, fast = (
+            optax.sgd(settings.learning_rate),
+            optax.sgd(settings.alpha * settings.learning_rate),
+        )
         parts = {"network": slow, "g": fast, "h": fast}
         optimizer = optax.multi_transform(parts, {part: part for part in parts})
     else:
@@ -161,23 +180,31 @@ def _limit(name: str, settings: Settings, height: int, width: int) -> str:
     if name != DOUBLE:
         return f"lower config.plain_learning_rate={settings.plain_learning_rate:g}"
     rate = settings.alpha * settings.learning_rate
-    return (f"g and h learn at {rate:.4g}, which must stay below 3HW/4 = {largest_rate(height, width):.4g} (lower "
-            f"config.alpha), and the network at config.learning_rate={settings.learning_rate:g} (lower it too)")
+    return (
+        f"g and h learn at {rate:.4g}, which must stay below 3HW/4 = {largest_rate(height, width):.4g} (lower "
+        f"config.alpha), and the network at config.learning_rate={settings.learning_rate:g} (lower it too)"
+    )
 
 
 def to_arrays(state: State) -> dict[str, np.ndarray]:
     """The leaves of the state by number, for a file."""
-    return {f"state_{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))}
+    return {
+        f"state_{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))
+    }
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: State) -> State:
     """The state that `to_arrays` took apart, of the structure of `like`, bit by bit."""
     leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, [jnp.asarray(arrays[f"state_{number}"]) for number in range(len(leaves))])
+    return jax.tree.unflatten(
+        structure, [jnp.asarray(arrays[f"state_{number}"]) for number in range(len(leaves))]
+    )
 
 
 def step_by_step(step: Callable) -> Callable:
-    """`advance` of a Fit with one call an iteration: XLA's CPU convolutions are many times slower inside a loop."""
+    """`advance` of a Fit with one call an iteration: XLA's CPU convolutions are many times slower
+    inside a loop.
+    """
     one = jax.jit(step, compiler_options=options_for_steps())
 
     def advance(state: State, iterations: int) -> tuple[State, Progress]:
@@ -185,14 +212,18 @@ def step_by_step(step: Callable) -> Callable:
         for _ in range(iterations):
             state, progress = one(state)
             history.append(progress)
-        return state, Progress(*(np.asarray(jnp.stack(series)) for series in zip(*history, strict=True)))
+        return state, Progress(
+            *(np.asarray(jnp.stack(series)) for series in zip(*history, strict=True))
+        )
 
     return advance
 
 
 def in_one_program(step: Callable) -> Callable:
     """`advance` of a Fit as one program of all its iterations, for GPU and TPU."""
-    many = jax.jit(lambda state, iterations: jax.lax.scan(step, state, length=iterations), static_argnums=1)
+    many = jax.jit(
+        lambda state, iterations: jax.lax.scan(step, state, length=iterations), static_argnums=1
+    )
 
     def advance(state: State, iterations: int) -> tuple[State, Progress]:
         state, progress = many(state, iterations)

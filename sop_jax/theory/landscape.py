@@ -1,8 +1,9 @@
 """Proposition 3.2, checked: every critical point of h is a global minimum or a strict saddle.
 
-h(theta, u, v) = 1/2 ||J theta + u*u - v*v - y||^2 (SOP paper, eq. 15) can always be brought to 0. Where its gradient is
-0 but rho is not, some i has u_i = v_i = 0 and rho_i not 0 (Lemma B.1), and the direction v_i (or u_i, by the sign of
-rho_i) has curvature -2 |rho_i|. So the smallest eigenvalue of the Hessian is at most -2 ||rho||_inf there.
+h(theta, u, v) = 1/2 ||J theta + u*u - v*v - y||^2 (SOP paper, eq. 15) can always be brought to 0.
+Where its gradient is 0 but rho is not, some i has u_i = v_i = 0 and rho_i not 0 (Lemma B.1), and
+the direction v_i (or u_i, by the sign of rho_i) has curvature -2 |rho_i|. So the smallest
+eigenvalue of the Hessian is at most -2 ||rho||_inf there.
 """
 
 from typing import NamedTuple
@@ -22,11 +23,16 @@ class CriticalPoints(NamedTuple):
     residual: np.ndarray  # [M], ||rho||_inf
     curvature: np.ndarray  # [M], smallest eigenvalue of the Hessian
     is_global: np.ndarray  # [M] bool: rho = 0 up to rounding
-    is_strict_saddle: np.ndarray  # [M] bool: the smallest eigenvalue is at most -2 ||rho||_inf (up to 1e-3 of it)
+    # [M] bool: the smallest eigenvalue is at most -2 ||rho||_inf (up to 1e-3 of it)
+    is_strict_saddle: np.ndarray
 
 
-def gradient_and_hessian(problem: Problem, point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rho [N], gradient [p + 2N], Hessian [p + 2N, p + 2N]) of h at point = (theta, u, v) (proof of Prop. 3.2)."""
+def gradient_and_hessian(
+    problem: Problem, point: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rho [N], gradient [p + 2N], Hessian [p + 2N, p + 2N]) of h at point = (theta, u, v) (proof
+    of Prop. 3.2).
+    """
     jacobian, observed = problem.jacobian, problem.observed
     num_rows, num_parameters = jacobian.shape
     theta, u, v = np.split(point, [num_parameters, num_parameters + num_rows])
@@ -36,10 +42,14 @@ def gradient_and_hessian(problem: Problem, point: np.ndarray) -> tuple[np.ndarra
     return rho, outer.T @ rho, outer.T @ outer + np.diag(curvature)
 
 
-def critical_points(problem: Problem, num_starts: int, random: np.random.Generator) -> CriticalPoints:
-    """Solves gradient = 0 by Levenberg-Marquardt from random starts, in which random pairs (u_i, v_i) are 0.
+def critical_points(
+    problem: Problem, num_starts: int, random: np.random.Generator
+) -> CriticalPoints:
+    """Solves gradient = 0 by Levenberg-Marquardt from random starts, in which random pairs (u_i,
+    v_i) are 0.
 
-    From such a start u_i and v_i stay 0, as they would have to by chance: without it hardly a saddle would be found.
+    From such a start u_i and v_i stay 0, as they would have to by chance: without it hardly a
+      saddle would be found.
 
     Args:
       problem: one problem, J [N, p]. num_starts: S. random: where the starts come from.
@@ -65,4 +75,6 @@ def critical_points(problem: Problem, num_starts: int, random: np.random.Generat
             found.append((np.max(np.abs(rho)), np.linalg.eigvalsh(hessian)[0]))
     residual, curvature = np.array(found).reshape(-1, 2).T
     is_global = residual <= GLOBAL * np.linalg.norm(problem.observed)
-    return CriticalPoints(residual, curvature, is_global, ~is_global & (curvature <= -2 * residual * (1 - 1e-3)))
+    return CriticalPoints(
+        residual, curvature, is_global, ~is_global & (curvature <= -2 * residual * (1 - 1e-3))
+    )

@@ -1,12 +1,15 @@
-"""Gradient descent with discrepant learning rates on the linear model, and the point its flow ends at.
+"""Gradient descent with discrepant learning rates on the linear model, and the point its flow ends
+at.
 
 h(theta, u, v) = 1/2 ||J theta + u*u - v*v - y||^2 (SOP paper, eq. 15), with residual rho:
 
-    theta <- theta - tau J^T rho,  u <- u - 2 alpha tau u*rho,  v <- v + 2 alpha tau v*rho;  start: 0, gamma, gamma
+    theta <- theta - tau J^T rho,  u <- u - 2 alpha tau u*rho,  v <- v + 2 alpha tau v*rho;  start:
+    0, gamma, gamma
 
-As tau -> 0, with nu = -integral of rho: theta = J^T nu, u = gamma e^(2 alpha nu), v = gamma e^(-2 alpha nu) (eq. 20),
-so descent ends where J J^T nu + gamma^2 (e^(4 alpha nu) - e^(-4 alpha nu)) = y. A `lane` is one descent, of one problem
-with one alpha; theta is held by its coordinates z in the row space of J, basis B = U S (see sparse_linear).
+As tau -> 0, with nu = -integral of rho: theta = J^T nu, u = gamma e^(2 alpha nu), v = gamma e^(-2
+alpha nu) (eq. 20), so descent ends where J J^T nu + gamma^2 (e^(4 alpha nu) - e^(-4 alpha nu)) = y.
+A `lane` is one descent, of one problem with one alpha; theta is held by its coordinates z in the
+row space of J, basis B = U S (see sparse_linear).
 """
 
 from typing import NamedTuple
@@ -17,11 +20,13 @@ import numpy as np
 
 from sop_jax.errors import UserError
 
-TOLERANCE = 5e-6  # descent stops when ||rho||_inf < TOLERANCE ||y||; methods.md (8.3) has 1e-5, which leaves s up to
+# descent stops when ||rho||_inf < TOLERANCE ||y||; methods.md (8.3) has 1e-5, which leaves s up to
+TOLERANCE = 5e-6
 # .014 away from its limit where s* is a hundredth of y
 STRIDE = 100  # steps between two looks at that rule
 BLOCK = 128  # lanes of one program: its state stays in the processor's cache
-FIRST_LEG = 2_000  # steps before the first sorting of lanes into those that stopped and those that go on
+# steps before the first sorting of lanes into those that stopped and those that go on
+FIRST_LEG = 2_000
 
 
 class Descent(NamedTuple):
@@ -62,8 +67,12 @@ def step(basis, observed, alpha, tau, state):
 
 
 def safe_step(basis: np.ndarray, observed: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """min(.5 / ||J||^2, .02 / (alpha ||y||_inf)) [L]: a constant step at which descent is stable (methods.md, 8.3)."""
-    return np.minimum(0.5 / _spectral(basis) ** 2, 0.02 / (alpha * np.max(np.abs(observed), axis=-1)))
+    """min(.5 / ||J||^2, .02 / (alpha ||y||_inf)) [L]: a constant step at which descent is stable
+    (methods.md, 8.3).
+    """
+    return np.minimum(
+        0.5 / _spectral(basis) ** 2, 0.02 / (alpha * np.max(np.abs(observed), axis=-1))
+    )
 
 
 def _spectral(basis: np.ndarray) -> np.ndarray:
@@ -73,19 +82,24 @@ def _spectral(basis: np.ndarray) -> np.ndarray:
 def _step_rule(basis, observed, alpha, step_size):
     """(largest, caution) [L] each; the step is tau = min(largest, caution / ||rho||_inf).
 
-    A step multiplies u by 1 - 2 alpha tau rho where the flow has exp(-2 alpha tau rho). The factors differ by
-    2 (alpha tau rho)^2, which shifts the end point as another gamma would: in figure 2 the constant step of `safe_step`
-    leaves s up to .05 away from the limit. So alpha tau |rho| is kept below .0007, and as the residual falls the step
-    may grow, up to where the curvature 4 alpha (u*u + v*v) + ||J||^2 bounds it.
+    A step multiplies u by 1 - 2 alpha tau rho where the flow has exp(-2 alpha tau rho). The factors
+    differ by 2 (alpha tau rho)^2, which shifts the end point as another gamma would: in figure 2
+    the constant step of `safe_step` leaves s up to .05 away from the limit. So alpha tau |rho| is
+    kept below .0007, and as the residual falls the step may grow, up to where the curvature 4 alpha
+    (u*u + v*v) + ||J||^2 bounds it.
     """
     if step_size is not None:
         return np.full(alpha.shape, step_size), np.full(alpha.shape, np.inf)
-    largest = np.minimum(0.5 / _spectral(basis) ** 2, 0.1 / (alpha * np.max(np.abs(observed), axis=-1)))
+    largest = np.minimum(
+        0.5 / _spectral(basis) ** 2, 0.1 / (alpha * np.max(np.abs(observed), axis=-1))
+    )
     return largest, 0.0007 / alpha
 
 
 def _advance(basis, observed, alpha, largest, caution, state, iterations, until):
-    """One lane from `iterations` on, until the stop rule, a residual that is not finite, or `until` iterations."""
+    """One lane from `iterations` on, until the stop rule, a residual that is not finite, or `until`
+    iterations.
+    """
     enough = TOLERANCE * jnp.linalg.norm(observed)
 
     def one(_, state):
@@ -104,7 +118,9 @@ def _advance(basis, observed, alpha, largest, caution, state, iterations, until)
 
 
 # Lanes lie along the LAST axis, so that one vector instruction works on several of them.
-_advance_block = jax.jit(jax.vmap(_advance, in_axes=(-1, -1, -1, -1, -1, -1, -1, None), out_axes=-1))
+_advance_block = jax.jit(
+    jax.vmap(_advance, in_axes=(-1, -1, -1, -1, -1, -1, -1, None), out_axes=-1)
+)
 
 
 def descend(
@@ -115,10 +131,12 @@ def descend(
     max_iterations: int,
     step_size: float | None = None,
 ) -> Descent:
-    """Gradient descent of L lanes, in legs of doubling length between which the lanes that stopped are laid aside.
+    """Gradient descent of L lanes, in legs of doubling length between which the lanes that stopped
+    are laid aside.
 
     Args:
-      basis: B [L, N, r]. observed: y [L, N]. alpha: [L], ratio of learning rates. log_gamma: log of the start value.
+      basis: B [L, N, r]. observed: y [L, N]. alpha: [L], ratio of learning rates. log_gamma: log of
+        the start value.
       max_iterations: cap on the steps of a lane, rounded up to a whole stride.
       step_size: constant tau; None chooses it from the residual (see `_step_rule`).
 
@@ -139,10 +157,14 @@ def descend(
                 fixed = [x[..., padded] for x in (*last, *rule)]
                 state = tuple(x[..., padded] for x in (z, u, v))
                 state, count, over = _advance_block(*fixed, state, iterations[padded], until)
-                for store, new in zip((z, u, v, iterations, excess), (*state, count, over), strict=True):
+                for store, new in zip(
+                    (z, u, v, iterations, excess), (*state, count, over), strict=True
+                ):
                     store[..., block] = np.asarray(new)[..., : len(block)]
             if not np.all(np.isfinite(excess)):
-                _say_diverged(basis, observed, alpha, step_size, int(np.argmin(np.isfinite(excess))))
+                _say_diverged(
+                    basis, observed, alpha, step_size, int(np.argmin(np.isfinite(excess)))
+                )
             lanes = lanes[excess[lanes] >= 1]
     return Descent(z.T, u.T, v.T, iterations, excess < 1)
 
@@ -158,7 +180,9 @@ def _say_diverged(basis, observed, alpha, step_size, lane):
 
 
 def _limit(basis, observed, alpha, log_gamma):
-    """Damped Newton method on F(nu) = B B^T nu + 2 gamma^2 sinh(4 alpha nu) - y; its Jacobian is positive definite."""
+    """Damped Newton method on F(nu) = B B^T nu + 2 gamma^2 sinh(4 alpha nu) - y; its Jacobian is
+    positive definite.
+    """
     gram, scale, gamma_squared = basis @ basis.T, jnp.linalg.norm(observed), jnp.exp(2 * log_gamma)
     shrink = 0.5 ** jnp.arange(25.0)
 
@@ -167,7 +191,8 @@ def _limit(basis, observed, alpha, log_gamma):
 
     def newton(carry):
         nu, value, _, count = carry
-        root = 1 / jnp.sqrt(8 * alpha * gamma_squared * jnp.cosh(4 * alpha * nu))  # scales the diagonal part to 1
+        # scales the diagonal part to 1
+        root = 1 / jnp.sqrt(8 * alpha * gamma_squared * jnp.cosh(4 * alpha * nu))
         matrix = jnp.eye(len(nu)) + root[:, None] * gram * root
         direction = -root * jax.scipy.linalg.solve(matrix, root * value, assume_a="pos")
         # A step may not change an exponent by more than 4: sinh would overflow.
@@ -180,7 +205,9 @@ def _limit(basis, observed, alpha, log_gamma):
 
     start = jnp.zeros_like(observed)
     carry = (start, -observed, scale, 0)
-    nu, _, norm, _ = jax.lax.while_loop(lambda c: (c[2] > 1e-11 * scale) & (c[3] < 500), newton, carry)
+    nu, _, norm, _ = jax.lax.while_loop(
+        lambda c: (c[2] > 1e-11 * scale) & (c[3] < 500), newton, carry
+    )
     return Limit(nu, basis.T @ nu, 2 * gamma_squared * jnp.sinh(4 * alpha * nu), norm / scale)
 
 
@@ -190,7 +217,9 @@ def _all_limits(basis, observed, alpha, log_gamma):
     return jax.lax.map(lambda lane: _limit(*lane, log_gamma), lanes, batch_size=BLOCK)
 
 
-def exact_limit(basis: np.ndarray, observed: np.ndarray, alpha: np.ndarray, log_gamma: float) -> Limit:
+def exact_limit(
+    basis: np.ndarray, observed: np.ndarray, alpha: np.ndarray, log_gamma: float
+) -> Limit:
     """The end of the gradient flow of L lanes; arguments as in `descend`."""
     with jax.enable_x64(True):
         lanes = (np.asarray(x, np.float64) for x in (basis, observed, alpha))

@@ -1,4 +1,5 @@
-"""The arrays behind the figures of the linear model, as functions of the task's config (fields: see linear_recovery).
+"""The arrays behind the figures of the linear model, as functions of the task's config (fields: see
+linear_recovery).
 
 T = config.trials instances, A alphas, M lambdas. All float64.
 """
@@ -12,20 +13,32 @@ from sop_jax.theory.sparse_linear import relative_difference
 LANDSCAPE_SIZE = (5, 8, 2, 2)  # N, p, r, k of the problems whose critical points are sought
 
 
-def problems_of(config: ConfigDict, rank: int, sparsity: int) -> tuple[sparse_linear.Problem, sparse_linear.Factors]:
-    """The T instances of a rank and a sparsity, each with a random stream of its own, and their compact SVD."""
+def problems_of(
+    config: ConfigDict, rank: int, sparsity: int
+) -> tuple[sparse_linear.Problem, sparse_linear.Factors]:
+    """The T instances of a rank and a sparsity, each with a random stream of its own, and their
+    compact SVD.
+    """
     size = config.num_rows, config.num_parameters, rank, sparsity
-    problems = sparse_linear.stack([sparse_linear.draw((config.seed, *size, t), *size) for t in range(config.trials)])
+    problems = sparse_linear.stack(
+        [sparse_linear.draw((config.seed, *size, t), *size) for t in range(config.trials)]
+    )
     return problems, sparse_linear.factor(problems.jacobian, rank)
 
 
 def on_curve(config: ConfigDict, penalties: np.ndarray, log_gamma: float) -> dict[str, np.ndarray]:
-    """Descent, its exact limit and the convex program for every instance and lambda [A], alpha on the curve; [T, A]."""
+    """Descent, its exact limit and the convex program for every instance and lambda [A], alpha on
+    the curve; [T, A].
+    """
     problems, factors = problems_of(config, config.rank, config.sparsity)
-    basis, observed = (np.repeat(x, len(penalties), axis=0) for x in (factors.basis, problems.observed))
+    basis, observed = (
+        np.repeat(x, len(penalties), axis=0) for x in (factors.basis, problems.observed)
+    )
     penalty = np.tile(penalties, config.trials)
     alpha = sparse_linear.penalty_of(penalty, log_gamma)
-    descent = linear_descent.descend(basis, observed, alpha, log_gamma, config.max_iterations, config.step_size)
+    descent = linear_descent.descend(
+        basis, observed, alpha, log_gamma, config.max_iterations, config.step_size
+    )
     limit = linear_descent.exact_limit(basis, observed, alpha, log_gamma)
     convex = convex_program.solve(basis, observed, penalty)
     lanes = {
@@ -40,13 +53,18 @@ def on_curve(config: ConfigDict, penalties: np.ndarray, log_gamma: float) -> dic
         "descent_coordinates": descent.coordinates,
         "descent_noise": descent.noise,
     }
-    return {key: value.reshape(config.trials, len(penalties), *value.shape[1:]) for key, value in lanes.items()}
+    return {
+        key: value.reshape(config.trials, len(penalties), *value.shape[1:])
+        for key, value in lanes.items()
+    }
 
 
 def programs(
     basis: np.ndarray, observed: np.ndarray, lambdas: np.ndarray
 ) -> tuple[convex_program.Solution, np.ndarray]:
-    """Solutions of every instance at every lambda, leading axes [T, M], and their KKT residuals [T, M]."""
+    """Solutions of every instance at every lambda, leading axes [T, M], and their KKT residuals [T,
+    M].
+    """
     shape = len(observed), len(lambdas)
     penalty = np.tile(lambdas, len(observed))
     basis, observed = (np.repeat(x, len(lambdas), axis=0) for x in (basis, observed))
@@ -55,24 +73,37 @@ def programs(
     return convex_program.Solution(*(x.reshape(*shape, -1) for x in convex)), kkt.reshape(shape)
 
 
-def over_lambda(config: ConfigDict, lambdas: np.ndarray, curve: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Relative differences [T, A, M] of descent at every alpha and the convex program at every lambda."""
+def over_lambda(
+    config: ConfigDict, lambdas: np.ndarray, curve: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Relative differences [T, A, M] of descent at every alpha and the convex program at every
+    lambda.
+    """
     problems, factors = problems_of(config, config.rank, config.sparsity)
     convex, kkt = programs(factors.basis, problems.observed, lambdas)
-    pairs = {"theta": (curve["descent_coordinates"], convex.coordinates), "s": (curve["descent_noise"], convex.noise)}
+    pairs = {
+        "theta": (curve["descent_coordinates"], convex.coordinates),
+        "s": (curve["descent_noise"], convex.noise),
+    }
     differences = {key: relative_difference(descent[:, :, None], solution[:, None])
                    for key, (descent, solution) in pairs.items()}  # fmt: skip
     return differences | {"kkt": kkt}
 
 
-def recovery_errors(config: ConfigDict, rank: int, sparsity: int, lambdas: np.ndarray) -> dict[str, np.ndarray]:
-    """Recovery errors [T, M] ||theta - theta*|| / ||theta*||, the same of s; lambda_0, mu and Prop. 3.5 [T]."""
+def recovery_errors(
+    config: ConfigDict, rank: int, sparsity: int, lambdas: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Recovery errors [T, M] ||theta - theta*|| / ||theta*||, the same of s; lambda_0, mu and Prop.
+    3.5 [T].
+    """
     problems, factors = problems_of(config, rank, sparsity)
     convex, kkt = programs(factors.basis, problems.observed, lambdas)
     truth = np.einsum("tpr,tp->tr", factors.right, problems.theta)
 
     def error(found, true):
-        return np.linalg.norm(found - true[:, None], axis=-1) / np.linalg.norm(true, axis=-1)[:, None]
+        return (
+            np.linalg.norm(found - true[:, None], axis=-1) / np.linalg.norm(true, axis=-1)[:, None]
+        )
 
     return {
         "theta": error(convex.coordinates, truth),
@@ -96,7 +127,9 @@ def critical_points(config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def against_cvxpy(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Relative differences of the batched solver and CVXPY, each instance with its own random lambda."""
+    """Relative differences of the batched solver and CVXPY, each instance with its own random
+    lambda.
+    """
     differences = {"theta": [], "s": []}
     size = config.num_rows, config.num_parameters, config.rank, config.sparsity
     for number in range(config.cvxpy_instances):

@@ -1,4 +1,6 @@
-"""Figures of the linear model: 2 (descent against the convex program), 3 (effect of lambda), 4 (phase transition)."""
+"""Figures of the linear model: 2 (descent against the convex program), 3 (effect of lambda), 4
+(phase transition).
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,22 +20,32 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def draw_heat_maps(
-    alphas: np.ndarray, lambdas: np.ndarray, differences: Mapping[str, np.ndarray], curve: np.ndarray, gamma: str
+    alphas: np.ndarray,
+    lambdas: np.ndarray,
+    differences: Mapping[str, np.ndarray],
+    curve: np.ndarray,
+    gamma: str,
 ) -> Figure:
-    """Figure 2: relative differences of descent's and the convex program's solutions, one map for theta, one for s.
+    """Figure 2: relative differences of descent's and the convex program's solutions, one map for
+    theta, one for s.
 
     Args:
-      alphas: [A]. lambdas: [M]. differences: {"theta", "s"}: [A, M]. curve: [A], the lambda that belongs to each alpha.
+      alphas: [A]. lambdas: [M]. differences: {"theta", "s"}: [A, M]. curve: [A], the lambda that
+        belongs to each alpha.
       gamma: the start value of descent, as text.
     """
     figure = _figure(10, 4)
     for axes, (key, name) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
         edges = _edges(lambdas), _edges(alphas)
-        mesh = axes.pcolormesh(*edges, np.minimum(differences[key], 1), cmap="magma", vmin=0, vmax=1)
+        mesh = axes.pcolormesh(
+            *edges, np.minimum(differences[key], 1), cmap="magma", vmin=0, vmax=1
+        )
         axes.plot(curve, alphas, color="#4cacea", linewidth=2.5, label="α = −log γ / (2λ)")
         axes.set(xscale="log", yscale="log", xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
         axes.set(xlabel="λ of the convex program", ylabel="α of gradient descent")
-        axes.set_title(f"relative difference of {name}, one instance, γ = {gamma}", fontsize=10, loc="left")
+        axes.set_title(
+            f"relative difference of {name}, one instance, γ = {gamma}", fontsize=10, loc="left"
+        )
         axes.legend(loc="lower left", fontsize=8, framealpha=0.9)
         figure.colorbar(mesh, ax=axes).outline.set_visible(False)
     return figure
@@ -46,7 +58,8 @@ def _edges(values: np.ndarray) -> np.ndarray:
 
 
 def draw_curve(lambdas: np.ndarray, by_gamma: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """The same differences on the curve: medians over instances, with the quartiles, for each gamma.
+    """The same differences on the curve: medians over instances, with the quartiles, for each
+    gamma.
 
     Args:
       lambdas: [A]. by_gamma: {gamma as text: {"theta", "s"}: [T, A]}.
@@ -57,19 +70,28 @@ def draw_curve(lambdas: np.ndarray, by_gamma: Mapping[str, Mapping[str, np.ndarr
             low, median, high = np.quantile(differences[key], (0.25, 0.5, 0.75), axis=0)
             axes.fill_between(lambdas, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(lambdas, median, "o-", color=colour, markersize=4, label=f"γ = {gamma}")
-        axes.set(xscale="log", xlabel="λ; descent with α = −log γ / (2λ)", ylabel=f"relative difference of {name}")
-        axes.set_title(f"{name}: median and quartiles of {len(differences[key])} instances", fontsize=10, loc="left")
+        axes.set(
+            xscale="log",
+            xlabel="λ; descent with α = −log γ / (2λ)",
+            ylabel=f"relative difference of {name}",
+        )
+        axes.set_title(
+            f"{name}: median and quartiles of {len(differences[key])} instances",
+            fontsize=10,
+            loc="left",
+        )
         _plain(axes)
         axes.legend(fontsize=8)
     return figure
 
 
 def draw_errors(lambdas: np.ndarray, panels: Sequence[Mapping]) -> Figure:
-    """Figure 3: mean recovery errors against lambda, one row of axes a panel, theta left and s right.
+    """Figure 3: mean recovery errors against lambda, one row of axes a panel, theta left and s
+    right.
 
     Args:
-      lambdas: [M]. panels: each with title, labels [C], thresholds [C] (lambda_0, dotted) and errors
-        {"theta", "s"}: [C, M].
+      lambdas: [M]. panels: each with title, labels [C], thresholds [C] (lambda_0, dotted) and
+        errors {"theta", "s"}: [C, M].
     """
     figure = _figure(10, 3.6 * len(panels))
     rows = figure.subplots(len(panels), 2, squeeze=False)
@@ -80,7 +102,13 @@ def draw_errors(lambdas: np.ndarray, panels: Sequence[Mapping]) -> Figure:
                 colour = COLOURS[number % len(COLOURS)]
                 axes.plot(lambdas, np.maximum(errors, SMALLEST), color=colour, label=label)
                 axes.axvline(threshold, color=colour, linestyle=":", linewidth=1.2)
-            axes.set(xscale="log", yscale="log", xlabel="λ", ylabel=f"relative error of {name}", ylim=(SMALLEST, 1e3))
+            axes.set(
+                xscale="log",
+                yscale="log",
+                xlabel="λ",
+                ylabel=f"relative error of {name}",
+                ylim=(SMALLEST, 1e3),
+            )
             axes.set_title(f"{panel['title']}: {name}; dotted: λ₀", fontsize=10, loc="left")
             _plain(axes)
         row[0].legend(fontsize=8, loc="lower left")
@@ -88,9 +116,13 @@ def draw_errors(lambdas: np.ndarray, panels: Sequence[Mapping]) -> Figure:
 
 
 def draw_phase_transition(
-    ranks: Sequence[int], sparsities: Sequence[int], successes: Mapping[str, np.ndarray], trials: int
+    ranks: Sequence[int],
+    sparsities: Sequence[int],
+    successes: Mapping[str, np.ndarray],
+    trials: int,
 ) -> Figure:
-    """Figure 4: how many of the trials recover theta (left) and s (right), rank upwards, sparsity to the right.
+    """Figure 4: how many of the trials recover theta (left) and s (right), rank upwards, sparsity
+    to the right.
 
     Args:
       successes: {"theta", "s"}: [R, K] counts of `trials`.

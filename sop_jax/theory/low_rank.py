@@ -1,13 +1,15 @@
-"""A low-rank matrix with sparse gross errors, recovered by double over-parameterisation, and by robust PCA.
+"""A low-rank matrix with sparse gross errors, recovered by double over-parameterisation, and by
+robust PCA.
 
 Y = X + S with X positive semidefinite of small rank and S sparse. Gradient descent on
 
     1/4 ||U U' + g*g - h*h - Y||_F^2,   U [n, n], g and h [n, n], started at gamma*I, gamma, gamma,
 
-g and h `alpha` times as fast as U, needs neither the rank nor the sparsity (You, Zhu, Qu, Ma, NeurIPS 2020, arXiv
-2006.08857, sections 2 and 3). The paper's theory names as its limit for gamma -> 0 the solution of min trace(X) +
-1/alpha ||S||_1 s.t. X + S = Y, X >= 0: robust PCA over positive semidefinite X, `robust_pca` here. Where that program
-recovers X we see the two agree; where it does not, for alpha too large, descent can end elsewhere and nearer to X (see
+g and h `alpha` times as fast as U, needs neither the rank nor the sparsity (You, Zhu, Qu, Ma,
+NeurIPS 2020, arXiv 2006.08857, sections 2 and 3). The paper's theory names as its limit for gamma
+-> 0 the solution of min trace(X) + 1/alpha ||S||_1 s.t. X + S = Y, X >= 0: robust PCA over positive
+semidefinite X, `robust_pca` here. Where that program recovers X we see the two agree; where it does
+not, for alpha too large, descent can end elsewhere and nearer to X (see
 benchmarks/results/matrix_recovery.json). Everything in float64.
 """
 
@@ -37,7 +39,8 @@ class Descent(NamedTuple):
     Attributes:
       low_rank: U U' [n, n]. sparse: g*g - h*h [n, n].
       errors: [T / every], ||U U' - X|| / ||X|| after each `every` iterations.
-      largest_rise: greatest increase of that error in any single one of the T iterations, negative if it always fell.
+      largest_rise: greatest increase of that error in any single one of the T iterations, negative
+        if it always fell.
       loss: 1/4 ||U U' + g*g - h*h - Y||^2 at the end.
     """
 
@@ -49,7 +52,8 @@ class Descent(NamedTuple):
 
 
 def make_problem(size: int, rank: int, rate: float, magnitude: float, seed: int) -> Problem:
-    """X = A A' with A [size, rank] standard normal; entries of S are +-magnitude with probability `rate`, else 0.
+    """X = A A' with A [size, rank] standard normal; entries of S are +-magnitude with probability
+    `rate`, else 0.
 
     S is symmetric as X is: its upper triangle is drawn and mirrored.
     """
@@ -63,14 +67,19 @@ def make_problem(size: int, rank: int, rate: float, magnitude: float, seed: int)
 def largest_step(observed: jax.Array, alpha: float) -> jax.Array:
     """1 / max(||Y||, alpha ||Y||_inf): a step tau above it is unstable at the minimum.
 
-    For one eigenvalue x of X the loss (u^2 - x)^2 / 4 has curvature 2x at u^2 = x, for an entry s of S it has 2s in g;
-    descent needs tau * 2x < 2 and alpha * tau * 2s < 2. ||Y|| and ||Y||_inf stand for those of X and S.
+    For one eigenvalue x of X the loss (u^2 - x)^2 / 4 has curvature 2x at u^2 = x, for an entry s
+    of S it has 2s in g; descent needs tau * 2x < 2 and alpha * tau * 2s < 2. ||Y|| and ||Y||_inf
+    stand for those of X and S.
     """
     return 1 / jnp.maximum(jnp.linalg.norm(observed, 2), alpha * jnp.max(jnp.abs(observed)))
 
 
-def descend(problem: Problem, alpha: float, gamma: float, step: jax.Array, iterations: int, every: int) -> Descent:
-    """`iterations` (a multiple of `every`) steps of gradient descent, U at rate `step`, g and h at alpha * `step`."""
+def descend(
+    problem: Problem, alpha: float, gamma: float, step: jax.Array, iterations: int, every: int
+) -> Descent:
+    """`iterations` (a multiple of `every`) steps of gradient descent, U at rate `step`, g and h at
+    alpha * `step`.
+    """
     observed, truth = problem.observed, problem.low_rank
     size = observed.shape[-1]
 
@@ -99,9 +108,16 @@ def descend(problem: Problem, alpha: float, gamma: float, step: jax.Array, itera
     return Descent(factor @ factor.T, g * g - h * h, errors, rise, loss)
 
 
-def recover(problems: list[Problem], alpha: float, gamma: float, step: float | None, iterations: int,
-            every: int) -> Descent:
-    """`descend` on several problems of one size in one program; the fields gain a leading dimension, numpy float64.
+def recover(
+    problems: list[Problem],
+    alpha: float,
+    gamma: float,
+    step: float | None,
+    iterations: int,
+    every: int,
+) -> Descent:
+    """`descend` on several problems of one size in one program; the fields gain a leading
+    dimension, numpy float64.
 
     Args:
       step: tau; None: STEP * largest_step, each problem's own.
@@ -113,10 +129,16 @@ def recover(problems: list[Problem], alpha: float, gamma: float, step: float | N
         stacked = Problem(*(jnp.stack(parts) for parts in zip(*problems, strict=True)))
         limits = jax.vmap(largest_step, (0, None))(stacked.observed, alpha)
         steps = STEP * limits if step is None else jnp.full_like(limits, step)
-        run = jax.jit(jax.vmap(lambda problem, tau: descend(problem, alpha, gamma, tau, iterations, every)))
+        run = jax.jit(
+            jax.vmap(lambda problem, tau: descend(problem, alpha, gamma, tau, iterations, every))
+        )
         ended = Descent(*map(np.asarray, run(stacked, steps)))
-        limit, size = float(jnp.min(limits)), np.sum(np.asarray(stacked.observed) ** 2, axis=(1, 2)) / 4
-    if not np.all(ended.loss < size):  # NaN too; the loss at the start is that of an all but empty fit, `size`
+        limit, size = (
+            float(jnp.min(limits)),
+            np.sum(np.asarray(stacked.observed) ** 2, axis=(1, 2)) / 4,
+        )
+    # NaN too; the loss at the start is that of an all but empty fit, `size`
+    if not np.all(ended.loss < size):
         raise UserError(
             f"config.matrix.step={float(np.max(np.asarray(steps))):.3g} with config.matrix.alpha={alpha:.3g}: descent "
             f"diverged; a step must stay well below 1 / max(||Y||, alpha ||Y||_inf) = {limit:.3g}, so lower alpha or "
@@ -125,14 +147,19 @@ def recover(problems: list[Problem], alpha: float, gamma: float, step: float | N
     return ended
 
 
-def robust_pca(observed: np.ndarray, weight: float, iterations: int = 20000, tolerance: float = 1e-6) -> tuple:
-    """(X, S) solving min trace(X) + weight ||S||_1 s.t. X + S = Y, X >= 0, by ADMM on the augmented Lagrangian.
+def robust_pca(
+    observed: np.ndarray, weight: float, iterations: int = 20000, tolerance: float = 1e-6
+) -> tuple:
+    """(X, S) solving min trace(X) + weight ||S||_1 s.t. X + S = Y, X >= 0, by ADMM on the augmented
+    Lagrangian.
 
-    X takes the eigenvalues of Y - S + Z / rho lowered by 1 / rho and cut at zero, S the entries of Y - X + Z / rho
-    drawn in by weight / rho (Candes, Li, Ma, Wright 2011, section 5, with eigenvalues in place of singular values).
+    X takes the eigenvalues of Y - S + Z / rho lowered by 1 / rho and cut at zero, S the entries of
+    Y - X + Z / rho drawn in by weight / rho (Candes, Li, Ma, Wright 2011, section 5, with
+    eigenvalues in place of singular values).
 
     Args:
-      observed: float64 [n, n], symmetric. tolerance: on ||Y - X - S|| and on the step of S, relative to ||Y||.
+      observed: float64 [n, n], symmetric. tolerance: on ||Y - X - S|| and on the step of S,
+        relative to ||Y||.
 
     Raises:
       UserError: not within the tolerance after `iterations`.
@@ -148,8 +175,10 @@ def robust_pca(observed: np.ndarray, weight: float, iterations: int = 20000, tol
         dual = dual + penalty * gap
         if max(np.linalg.norm(gap), np.linalg.norm(sparse - before)) <= tolerance * scale:
             return low_rank, sparse
-    raise UserError(f"robust PCA by ADMM is not within {tolerance} after {iterations} iterations; is "
-                    f"config.matrix.alpha={1 / weight:.3g} far from the square root of the size?")
+    raise UserError(
+        f"robust PCA by ADMM is not within {tolerance} after {iterations} iterations; is "
+        f"config.matrix.alpha={1 / weight:.3g} far from the square root of the size?"
+    )
 
 
 def distance(matrices: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -162,15 +191,19 @@ def spectrum(matrices: np.ndarray) -> np.ndarray:
     return np.linalg.eigvalsh(matrices)[..., ::-1]
 
 
-def facts(descent: Mapping[str, np.ndarray], truth: np.ndarray, convex: np.ndarray, rank: int) -> dict[str, list]:
+def facts(
+    descent: Mapping[str, np.ndarray], truth: np.ndarray, convex: np.ndarray, rank: int
+) -> dict[str, list]:
     """What the summary says of descents, a list over the problems under each key.
 
     Args:
-      descent: fields of a Descent, each over the problems. truth, convex: X, and X by robust PCA, [problems, n, n].
+      descent: fields of a Descent, each over the problems. truth, convex: X, and X by robust PCA,
+        [problems, n, n].
 
     Returns:
-      relative_error: to X. distance_to_robust_pca: to its X. largest_rise: see Descent. eigenvalue_ratio: eigenvalue
-      rank + 1 over eigenvalue rank, small if the rank is found. smallest_eigenvalue: of UU', over the largest.
+      relative_error: to X. distance_to_robust_pca: to its X. largest_rise: see Descent.
+      eigenvalue_ratio: eigenvalue rank + 1 over eigenvalue rank, small if the rank is found.
+        smallest_eigenvalue: of UU', over the largest.
     """
     values = spectrum(descent["low_rank"])
     columns = {

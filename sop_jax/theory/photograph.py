@@ -1,4 +1,6 @@
-"""A photograph as the image to recover: any image file, or one of scikit-learn's own, cut square and reduced."""
+"""A photograph as the image to recover: any image file, or one of scikit-learn's own, cut square
+and reduced.
+"""
 
 import pathlib
 
@@ -21,10 +23,14 @@ def load(name: str, size: int) -> np.ndarray:
     picture = _open(name)
     edge = min(picture.size)
     if edge < size:
-        raise UserError(f"config.size={size} is larger than the image {name!r}, {picture.width}x{picture.height} "
-                        "pixels; lower config.size or take a larger image")
+        raise UserError(
+            f"config.size={size} is larger than the image {name!r}, {picture.width}x{picture.height} "
+            "pixels; lower config.size or take a larger image"
+        )
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    square = picture.resize((size, size), Image.Resampling.BOX, (left, top, left + edge, top + edge))
+    square = picture.resize(
+        (size, size), Image.Resampling.BOX, (left, top, left + edge, top + edge)
+    )
     return np.asarray(square, np.float32) / 255
 
 
@@ -34,11 +40,21 @@ def _open(name: str) -> Image.Image:
 
         return Image.fromarray(load_sample_image(f"{name}.jpg"))
     if not pathlib.Path(name).is_file():
-        raise UserError(f"config.image: there is no file {name!r}; give the path of an image file or one of "
-                        f"{', '.join(EMBEDDED)}")
+        raise UserError(
+            f"config.image: there is no file {name!r}; give the path of an image file or one of "
+            f"{', '.join(EMBEDDED)}"
+        )
     try:
         with Image.open(name) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")  # upright, as a camera was held
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"config.image: {name!r} cannot be read as an image ({error}); give a whole image file that "
-                        "Pillow reads, such as PNG or JPEG") from error
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"config.image: {name!r} cannot be read as an image ({error}); give a whole image file that "
+            "Pillow reads, such as PNG or JPEG"
+        ) from error

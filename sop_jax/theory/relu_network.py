@@ -1,8 +1,10 @@
-"""The fully connected ReLU network of the two-manifold problem, without biases, and its full-batch descent.
+"""The fully connected ReLU network of the two-manifold problem, without biases, and its full-batch
+descent.
 
-Source: lecture 4 of the ICASSP 2022 short course, "Network Architecture and Training Procedure". a^0 = x, a^l =
-ReLU(W^l a^{l-1}) with W^l ~ N(0, 2/n), l = 1..L, f = W^{L+1} a^L with W^{L+1} ~ N(0, 1): f is O(1) at the start and its
-tangent kernel O(nL), so that the learning rate is a multiple of 1/(nL).
+Source: lecture 4 of the ICASSP 2022 short course, "Network Architecture and Training Procedure".
+a^0 = x, a^l = ReLU(W^l a^{l-1}) with W^l ~ N(0, 2/n), l = 1..L, f = W^{L+1} a^L with W^{L+1} ~ N(0,
+1): f is O(1) at the start and its tangent kernel O(nL), so that the learning rate is a multiple of
+1/(nL).
 """
 
 import functools
@@ -12,13 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Weights = list[jax.Array]  # W^1 [d, n], then L - 1 of [n, n], W^{L+1} [n, 1]: transposed, points are rows
-WEIGHTS = 1  # second word of the weights' seed: the sample of the same seed is drawn by another stream
+# W^1 [d, n], then L - 1 of [n, n], W^{L+1} [n, 1]: transposed, points are rows
+Weights = list[jax.Array]
+# second word of the weights' seed: the sample of the same seed is drawn by another stream
+WEIGHTS = 1
 RISEN = 2.0  # times the first loss: stable descent does not get there
 
 
 class Descent(NamedTuple):
-    """Of one run: loss before each step [steps]; sign accuracies on grid and sample after every `every` steps."""
+    """Of one run: loss before each step [steps]; sign accuracies on grid and sample after every
+    `every` steps.
+    """
 
     loss: jax.Array
     grid_accuracy: jax.Array
@@ -28,11 +34,16 @@ class Descent(NamedTuple):
 def init(seed: int, dimension: int, width: int, depth: int) -> Weights:
     """float32 weights of L = depth hidden layers of n = width units on inputs [d = dimension].
 
-    Drawn by NumPy, in a stream of its own for each seed: XLA would compile a generator for every shape.
+    Drawn by NumPy, in a stream of its own for each seed: XLA would compile a generator for every
+      shape.
     """
-    draw = functools.partial(np.random.default_rng([seed, WEIGHTS]).standard_normal, dtype=np.float32)
+    draw = functools.partial(
+        np.random.default_rng([seed, WEIGHTS]).standard_normal, dtype=np.float32
+    )
     inputs = [dimension] + [width] * (depth - 1)
-    hidden = [jnp.asarray(draw((size, width)) * np.sqrt(2 / width, dtype=np.float32)) for size in inputs]
+    hidden = [
+        jnp.asarray(draw((size, width)) * np.sqrt(2 / width, dtype=np.float32)) for size in inputs
+    ]
     return [*hidden, jnp.asarray(draw((width, 1)))]
 
 
@@ -59,7 +70,8 @@ def descend(
     steps: int,
     every: int,
 ) -> Descent:
-    """Gradient descent on the whole sample (x [N, d], y [N]), evaluated on it and on the grid (x [G, d], y [G]).
+    """Gradient descent on the whole sample (x [N, d], y [N]), evaluated on it and on the grid (x
+    [G, d], y [G]).
 
     `steps` is a multiple of `every`.
     """
@@ -82,10 +94,13 @@ def accuracy(weights: Weights, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def diverged(losses: jax.Array) -> bool:
-    """Whether a loss curve [steps] left the finite numbers, or rose and did not come back below 1/2, that of f = 0.
+    """Whether a loss curve [steps] left the finite numbers, or rose and did not come back below
+    1/2, that of f = 0.
 
-    Above the limit 2/lam_max the loss rises at first, but often the steps shrink the kernel until descent is stable
-    and learns: that is not called divergence. A loss back at 1/2 is that of a network of dead ReLUs.
+    Above the limit 2/lam_max the loss rises at first, but often the steps shrink the kernel until
+    descent is stable
+    and learns: that is not called divergence. A loss back at 1/2 is that of a network of dead
+      ReLUs.
     """
     lost = (jnp.max(losses) > RISEN * losses[0]) & (losses[-1] >= 0.5)
     return bool(lost | ~jnp.all(jnp.isfinite(losses)))

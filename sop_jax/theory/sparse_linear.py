@@ -1,8 +1,11 @@
-"""The linear model that explains SOP: y = J theta + s with J of low rank and s sparse (SOP paper, section 3).
+"""The linear model that explains SOP: y = J theta + s with J of low rank and s sparse (SOP paper,
+section 3).
 
-Everything here is float64 NumPy on the host: drawing problems and measuring what the theorems speak of. Parameters in
-the row space of J are held by their coordinates there: with the compact SVD J = U S V^T, theta = V z and J theta = B z
-where B = U S is [N, r]. Norms and gradient descent are the same in z as in theta, at r/p of the work.
+Everything here is float64 NumPy on the host: drawing problems and measuring what the theorems speak
+  of. Parameters in
+the row space of J are held by their coordinates there: with the compact SVD J = U S V^T, theta = V
+z and J theta = B z where B = U S is [N, r]. Norms and gradient descent are the same in z as in
+theta, at r/p of the work.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,8 @@ class Problem(NamedTuple):
 
     jacobian: np.ndarray  # J [T, N, p], of rank r
     observed: np.ndarray  # y [T, N]
-    theta: np.ndarray  # theta* [T, p], in the row space of J: the minimum-norm solution of J theta = y - s* (eq. 14)
+    # theta* [T, p], in the row space of J: the minimum-norm solution of J theta = y - s* (eq. 14)
+    theta: np.ndarray
     noise: np.ndarray  # s* [T, N], k entries not 0
 
 
@@ -33,16 +37,20 @@ class Factors(NamedTuple):
         return self.left * self.singular[..., None, :]
 
 
-def draw(seed: Sequence[int], num_rows: int, num_parameters: int, rank: int, sparsity: int) -> Problem:
+def draw(
+    seed: Sequence[int], num_rows: int, num_parameters: int, rank: int, sparsity: int
+) -> Problem:
     """One random problem of the paper's section 3.2 (methods.md, 8.1).
 
     Args:
-      seed: whole numbers that name the problem, such as (config.seed, trial); equal ones give equal problems.
+      seed: whole numbers that name the problem, such as (config.seed, trial); equal ones give equal
+        problems.
       num_rows: N. num_parameters: p. rank: r <= min(N, p). sparsity: k <= N.
 
     Returns:
-      J = A B with A [N, r] and B [r, p] standard normal; k random entries of s* standard normal; y = J theta + s* for a
-      standard normal theta, of which theta* is the projection onto the row space of J.
+      J = A B with A [N, r] and B [r, p] standard normal; k random entries of s* standard normal; y
+      = J theta + s* for a standard normal theta, of which theta* is the projection onto the row
+      space of J.
     """
     random = np.random.default_rng(list(seed))
     row_space = random.standard_normal((rank, num_parameters))
@@ -66,32 +74,45 @@ def factor(jacobian: np.ndarray, rank: int) -> Factors:
 
 
 def coherence(left: np.ndarray) -> np.ndarray:
-    """mu = (N/r) max_i ||U^T e_i||^2 [...] of the column space [..., N, r]; between 1 and N/r (Definition 3.4)."""
+    """mu = (N/r) max_i ||U^T e_i||^2 [...] of the column space [..., N, r]; between 1 and N/r
+    (Definition 3.4).
+    """
     num_rows, rank = left.shape[-2:]
     return num_rows / rank * np.max(np.sum(left**2, axis=-1), axis=-1)
 
 
 def recovery_is_guaranteed(left: np.ndarray, sparsity: int) -> np.ndarray:
-    """Whether k^2 r < N / (4 mu) [...], the sufficient condition of exact recovery (Proposition 3.5)."""
+    """Whether k^2 r < N / (4 mu) [...], the sufficient condition of exact recovery (Proposition
+    3.5).
+    """
     num_rows, rank = left.shape[-2:]
     return sparsity**2 * rank < num_rows / (4 * coherence(left))
 
 
 def threshold(factors: Factors, theta: np.ndarray) -> np.ndarray:
-    """||U S^-1 V^T theta*||_inf [...]: the lambda_0 of Proposition 3.5 without its factor of the null-space constant.
+    """||U S^-1 V^T theta*||_inf [...]: the lambda_0 of Proposition 3.5 without its factor of the
+    null-space constant.
 
-    Above it, nu = U S^-1 V^T theta* is dual feasible, so that theta* is recovered from data without noise.
+    Above it, nu = U S^-1 V^T theta* is dual feasible, so that theta* is recovered from data without
+    noise.
     """
     coordinates = np.einsum("...pr,...p->...r", factors.right, theta) / factors.singular
     return np.max(np.abs(np.einsum("...nr,...r->...n", factors.left, coordinates)), axis=-1)
 
 
 def penalty_of(alpha: np.ndarray | float, log_gamma: float) -> np.ndarray | float:
-    """lambda = -log(gamma) / (2 alpha), what a ratio alpha of learning rates amounts to (eq. 23); its own inverse."""
+    """lambda = -log(gamma) / (2 alpha), what a ratio alpha of learning rates amounts to (eq. 23);
+    its own inverse.
+    """
     return -log_gamma / (2 * alpha)
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """||a - b|| / max(||a||, ||b||) [...] over the last axis, between 0 and 2 (Figure 2); 0 where both are 0."""
-    difference, scale = np.linalg.norm(a - b, axis=-1), np.maximum(*(np.linalg.norm(x, axis=-1) for x in (a, b)))
+    """||a - b|| / max(||a||, ||b||) [...] over the last axis, between 0 and 2 (Figure 2); 0 where
+    both are 0.
+    """
+    difference, scale = (
+        np.linalg.norm(a - b, axis=-1),
+        np.maximum(*(np.linalg.norm(x, axis=-1) for x in (a, b))),
+    )
     return np.divide(difference, scale, out=np.zeros_like(difference), where=scale > 0)

@@ -1,7 +1,9 @@
-"""The unconstrained feature model: the last layer alone, with the features as free variables (methods.md, 7.2 and 7.5).
+"""The unconstrained feature model: the last layer alone, with the features as free variables
+(methods.md, 7.2 and 7.5).
 
-Minimises (1/N) sum_i loss(W h_i + b, y_i) + lamW/2 |W|^2 + lamH/2 |H|^2 + lamb/2 |b|^2. For balanced classes and
-d >= K-1 every global minimiser is collapsed (Zhu et al. 2021), for each of the four losses (Zhou et al. 2022).
+Minimises (1/N) sum_i loss(W h_i + b, y_i) + lamW/2 |W|^2 + lamH/2 |H|^2 + lamb/2 |b|^2. For
+balanced classes and d >= K-1 every global minimiser is collapsed (Zhu et al. 2021), for each of the
+four losses (Zhou et al. 2022).
 """
 
 from collections.abc import Callable
@@ -25,8 +27,15 @@ class Minimum(NamedTuple):
 
 
 def minimise(
-    loss: Callable, num_classes: int, per_class: int, dim: int, weight_decay: float, *,
-    bias_decay: float = 0.0, use_bias: bool = True, seed: int = 0,
+    loss: Callable,
+    num_classes: int,
+    per_class: int,
+    dim: int,
+    weight_decay: float,
+    *,
+    bias_decay: float = 0.0,
+    use_bias: bool = True,
+    seed: int = 0,
 ) -> Minimum:
     """Minimises the model by L-BFGS from a small Gaussian start, in float64.
 
@@ -50,14 +59,21 @@ def minimise(
             features, weight, bias = unpack(x)
             bias = bias * use_bias
             logits = features @ weight.T + bias
-            penalty = weight_decay * (jnp.sum(features**2) + jnp.sum(weight**2)) + bias_decay * jnp.sum(bias**2)
+            penalty = weight_decay * (
+                jnp.sum(features**2) + jnp.sum(weight**2)
+            ) + bias_decay * jnp.sum(bias**2)
             return jnp.mean(loss(logits, jnp.asarray(labels))) + penalty / 2
 
         start = 0.1 * np.random.default_rng(seed).normal(size=sum(sizes))
         graded = jax.jit(jax.value_and_grad(objective))
         found = scipy.optimize.minimize(
-            lambda x: [np.asarray(part) for part in graded(x)], start, jac=True, method="L-BFGS-B",
+            lambda x: [np.asarray(part) for part in graded(x)],
+            start,
+            jac=True,
+            method="L-BFGS-B",
             options={"maxiter": 20000, "maxfun": 40000, "maxcor": 30, "ftol": 0, "gtol": 1e-12},
         )
         features, weight, bias = (np.asarray(part) for part in unpack(found.x))
-    return Minimum(float(found.fun), float(np.abs(found.jac).max()), features, labels, weight, bias * use_bias)
+    return Minimum(
+        float(found.fun), float(np.abs(found.jac).max()), features, labels, weight, bias * use_bias
+    )
