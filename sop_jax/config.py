@@ -7,13 +7,11 @@ of their type, whose value is None until set, because a plain None could not be 
 command line.
 """
 
-import difflib
 import math
-from collections.abc import Sequence
 
 from ml_collections import ConfigDict, config_dict
 
-from sop_jax.errors import UserError
+from sop_jax.errors import UserError, suggestion
 
 DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "step", "cosine", "triangular")
@@ -170,14 +168,6 @@ def default() -> ConfigDict:
     config.distributed.num_processes = config_dict.placeholder(int)
     config.distributed.process_id = config_dict.placeholder(int)
     return config
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """'; did you mean "x"?' where a known name is near (or is `name` within its group), else ''."""
-    near = [k for k in known if k.endswith(f".{name}")] or difflib.get_close_matches(
-        name, known, n=1
-    )
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -10,3 +10,11 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """'; did you mean "x"?' where a known name is near (or is `name` within its group), else ''."""
+    near = [k for k in known if k.endswith(f".{name}")] or difflib.get_close_matches(
+        name, known, n=1
+    )
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -22,13 +22,13 @@ from tqdm import tqdm
 from sop_jax import mesh as meshes
 from sop_jax import optimizer, tensorboard
 from sop_jax import table as tables
-from sop_jax import workdir as folder
 from sop_jax.checkpoint import Checkpoints, all_finite
 from sop_jax.errors import UserError
 from sop_jax.experiment import Experiment
 from sop_jax.run_folder import seed_folders
 from sop_jax.seeds import Group, State, split
 from sop_jax.step import TrainState
+from sop_jax.workdir import append_metrics, read_metrics
 
 
 class Outcome(NamedTuple):
@@ -181,7 +181,7 @@ def train(
             f"was {meta['labels_sha256'][:12]}); restore the data or name another --workdir"
         )
     step = int(state.step)
-    histories = [folder.read_metrics(own, step // per_epoch) for own in folders]
+    histories = [read_metrics(own, step // per_epoch) for own in folders]
     if restored and speaks:
         tqdm.write(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
 
@@ -260,7 +260,7 @@ def train(
             best = _is_best(rows, histories)
             for row, history, own, written in zip(rows, histories, folders, events, strict=True):
                 history.append(row)
-                folder.append_metrics(own, row)
+                append_metrics(own, row)
                 written.add(row)
             if speaks:
                 tqdm.write(_describe(rows, config.epochs))

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sop_jax import config as configs
 from sop_jax import tasks
-from sop_jax.errors import UserError
+from sop_jax.errors import UserError, suggestion
 
 EXAMPLE = "python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop"
 TYPES = {
@@ -107,7 +107,7 @@ def _fields(task: str) -> ModuleType:
     known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
     if task not in known:
         raise UserError(
-            f"config.task={task!r} is unknown{configs.suggestion(task, known)}; choose from "
+            f"config.task={task!r} is unknown{suggestion(task, known)}; choose from "
             f"{', '.join(known)}"
         )
     return configs if task == "classify" else importlib.import_module(f"sop_jax.tasks.{task}")
@@ -120,7 +120,7 @@ def load_file(path: str) -> ConfigDict:
     if not os.path.isfile(path):
         beside = [file.name for file in pathlib.Path(path).parent.glob("*.py")]
         raise UserError(
-            f"--config={path}: no such file{configs.suggestion(os.path.basename(path), beside)}"
+            f"--config={path}: no such file{suggestion(os.path.basename(path), beside)}"
         )
     try:
         program = runpy.run_path(path)
@@ -158,7 +158,7 @@ def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
     ):
         if name not in known:
             raise UserError(
-                f"unknown config field --config.{name}{configs.suggestion(name, known)}; "
+                f"unknown config field --config.{name}{suggestion(name, known)}; "
                 "--help and --dry_run list them"
             )
     values = flags.FlagValues()
@@ -169,7 +169,7 @@ def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
     except flags.UnrecognizedFlagError as error:
         flag = error.flagname
         raise UserError(
-            f"unknown flag --{flag}{configs.suggestion(flag, ['config', 'workdir', 'dry_run', *known])}; "
+            f"unknown flag --{flag}{suggestion(flag, ['config', 'workdir', 'dry_run', *known])}; "
             "--help lists the flags"
         ) from None
     except (flags.Error, TypeError, ValueError) as error:

@@ -13,9 +13,9 @@ import numpy as np
 from sop_jax import evaluate, label_issues
 from sop_jax import mesh as meshes
 from sop_jax import table as tables
-from sop_jax import workdir as folder
 from sop_jax.data.dataset import Dataset
 from sop_jax.experiment import Experiment
+from sop_jax.files import write_arrays, write_json
 from sop_jax.label_issues import LabelIssues
 from sop_jax.loop import Outcome
 from sop_jax.models.api import num_parameters
@@ -35,7 +35,7 @@ def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None)
     }
     if truth is not None:
         arrays["true_label"] = truth.astype(np.int32)
-    folder.write_arrays(workdir / "labels.npz", **arrays)
+    write_arrays(workdir / "labels.npz", **arrays)
 
 
 class TrainRows(NamedTuple):
@@ -114,9 +114,7 @@ def write_results(
     )
 
     worst = label_issues.worst_first(issues)[:GALLERY_SIZE]
-    folder.write_arrays(
-        workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]]
-    )
+    write_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
     diagnostics = {
         "train_given_label": given,
         "train_margin": margin,
@@ -124,7 +122,7 @@ def write_results(
     }
     if "u" in read.table:
         diagnostics["u_squared"] = read.table["u"][:, 0] ** 2
-    folder.write_arrays(
+    write_arrays(
         workdir / "predictions.npz",
         test_id=data.test.ids,
         test_pred_probs=test_probs,
@@ -135,7 +133,7 @@ def write_results(
     summary = _summary(experiment, outcome, test_probs, wall_seconds)
     summary |= label_issues.summarise(given, issues, margin, known)
     summary["rows_at_bound"] = _share_at_bound(read.table)
-    folder.write_json(workdir / "summary.json", summary)
+    write_json(workdir / "summary.json", summary)
     return summary
 
 
@@ -160,7 +158,7 @@ def write_group_summary(workdir: pathlib.Path, runs: list[dict]) -> None:
             for name, column in columns.items()
         }
 
-    folder.write_json(
+    write_json(
         workdir / "summary.json",
         {
             **{name: runs[0][name] for name in shared},

@@ -17,8 +17,9 @@ from PIL import Image
 
 from sop_jax import config as configs
 from sop_jax import plots
-from sop_jax import workdir as folders
 from sop_jax.errors import UserError
+from sop_jax.files import DAMAGED, read_json, write_arrays, write_json
+from sop_jax.workdir import describe_run, locked
 
 _SECONDS = "part_seconds"
 
@@ -59,12 +60,12 @@ class Study:
                 self._seconds[name] = float(arrays.pop(_SECONDS))
                 say(f"{name}: as saved in {path}")
                 return arrays
-            except (*folders.DAMAGED, KeyError):
+            except (*DAMAGED, KeyError):
                 say(f"{path} is damaged; computing it anew")
         start = time.perf_counter()
         arrays = {key: np.asarray(value) for key, value in compute().items()}
         self._seconds[name] = time.perf_counter() - start
-        folders.write_arrays(path, **arrays, **{_SECONDS: np.float64(self._seconds[name])})
+        write_arrays(path, **arrays, **{_SECONDS: np.float64(self._seconds[name])})
         say(f"{name}: {self._seconds[name]:.1f} s")
         return arrays
 
@@ -83,7 +84,7 @@ class Study:
         JSON types).
         """
         facts = {"task": self._config.task, "seed": self._config.seed, "seconds": self._seconds}
-        folders.write_json(self.workdir / "summary.json", facts | summary)
+        write_json(self.workdir / "summary.json", facts | summary)
         say(f"summary: {self.workdir}/summary.json")
 
 
@@ -95,8 +96,8 @@ def opened(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Study | None]:
     Raises:
       UserError: the folder is in use, cannot be written, or holds a study of another config.
     """
-    with folders.locked(workdir):
-        saved = folders.read_json(workdir / "config.json", "restore it or name another --workdir")
+    with locked(workdir):
+        saved = read_json(workdir / "config.json", "restore it or name another --workdir")
         if saved is not None:
             changed = [
                 f"{name} (was {old!r}, now {new!r})"
@@ -114,6 +115,6 @@ def opened(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Study | None]:
                 )
                 yield None
                 return
-        folders.write_json(workdir / "config.json", config.to_dict())
-        folders.write_json(workdir / "run.json", folders.describe_run(config))
+        write_json(workdir / "config.json", config.to_dict())
+        write_json(workdir / "run.json", describe_run(config))
         yield Study(workdir, config)

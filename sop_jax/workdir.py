@@ -9,8 +9,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -19,6 +17,7 @@ from ml_collections import ConfigDict
 
 from sop_jax.config import changed_fields
 from sop_jax.errors import UserError
+from sop_jax.files import DAMAGED, read_json, write_json, write_text
 
 PACKAGES = (
     "jax",
@@ -31,7 +30,6 @@ PACKAGES = (
     "ml-collections",
 )
 # what np.load and its arrays raise
-DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
@@ -62,40 +60,6 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
                 f"--workdir={workdir} cannot be locked ({error.strerror}); name a folder on a local disk"
             ) from None
         yield
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def write_json(path: pathlib.Path, value: object) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes an .npz whole or not at all, without pickles."""
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    temporary.replace(path)
-
-
-def read_json(path: pathlib.Path, mend: str) -> dict | None:
-    """The file's object, or None where there is no file; `mend` says what to do where it is
-    damaged.
-    """
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text())
-    except ValueError:  # not JSON, or not even text
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (not a JSON object); {mend}")
-    return value
 
 
 def claim(

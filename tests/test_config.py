@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sop_jax import config as configs
 from sop_jax import main
-from sop_jax.errors import UserError
+from sop_jax.errors import UserError, suggestion
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sop_jax"
@@ -155,15 +155,14 @@ def test_suggestion_mends_a_dropped_letter(name, data):
     known = configs.field_names(configs.default())
     if misspelt in known or len(name) < 5:
         return
-    assert "did you mean" in configs.suggestion(misspelt, known)
+    assert "did you mean" in suggestion(misspelt, known)
 
 
 def test_suggestion_knows_the_group_of_a_bare_field():
     assert (
-        configs.suggestion("rate", configs.field_names(configs.default()))
-        == "; did you mean 'noise.rate'?"
+        suggestion("rate", configs.field_names(configs.default())) == "; did you mean 'noise.rate'?"
     )
-    assert configs.suggestion("xyzzy", ["noise.rate"]) == ""
+    assert suggestion("xyzzy", ["noise.rate"]) == ""
 
 
 def changes(old, new, requested=None):

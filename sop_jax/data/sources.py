@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sop_jax.config import suggestion
 from sop_jax.data.noise import check_labels
-from sop_jax.errors import UserError
+from sop_jax.errors import UserError, suggestion
 
 
 class Split(NamedTuple):

@@ -1,18 +1,32 @@
 """Methods by name: every module of this package with a `make` function is one; there is no registry
 to edit.
+
+`make(problem, *, field=default, ...)` builds a method. Its keyword arguments are the fields of
+`config.method`, and their meanings are read from the `Args:` of its docstring.
 """
 
+import functools
 import importlib
 import inspect
 import pkgutil
+import re
+import types
+import typing
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from sop_jax.config import suggestion
-from sop_jax.errors import UserError
-from sop_jax.methods import base as base
+from sop_jax.errors import UserError, suggestion
 from sop_jax.methods.base import Method as Method
+from sop_jax.methods.base import Problem as Problem
+
+
+class Field(NamedTuple):
+    """One hyper-parameter of a method."""
+
+    name: str
+    type: type  # int, float, bool or str
+    default: Any  # None: the method's published value for the data and noise
+    meaning: str  # one line
 
 
 def names() -> list[str]:
@@ -20,22 +34,55 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
 
 
-def find(name: str) -> Callable[..., Method]:
-    """The factory of a method: `find("sop")(num_classes=10) -> Method`. Raises UserError for an
-    unknown name.
-    """
-    if name not in names():
-        known = names()
+def _make(name: str) -> Callable[..., Method]:
+    known = names()
+    if name not in known:
         raise UserError(
             f"method.name={name!r} is unknown{suggestion(name, known)}; the methods are {', '.join(known)}"
         )
     return importlib.import_module(f"sop_jax.methods.{name}").make
 
 
-def from_config(method: ConfigDict, num_classes: int) -> Method:
-    """Builds the method that `config.method` describes, handing it those of its fields that it
-    takes.
+def fields(name: str) -> dict[str, Field]:
+    """The hyper-parameters of a method, by name. Raises UserError for an unknown method."""
+    make = _make(name)
+    types_of = typing.get_type_hints(make)
+    meanings = _meanings(inspect.getdoc(make) or "")
+    found = {}
+    for parameter in list(inspect.signature(make).parameters.values())[1:]:
+        own = types_of[parameter.name]
+        if isinstance(own, types.UnionType):  # float | None
+            own = next(part for part in typing.get_args(own) if part is not type(None))
+        meaning = meanings.get(parameter.name, "")
+        found[parameter.name] = Field(parameter.name, own, parameter.default, meaning)
+    return found
+
+
+def _meanings(doc: str) -> dict[str, str]:
+    """{argument: its text in one line} of the `Args:` section of a docstring."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", doc, re.MULTILINE)
+    entries = re.split(r"^ {1,4}(?=\w+:)", section[1], flags=re.MULTILINE) if section else []
+    pairs = (entry.split(":", 1) for entry in entries if ":" in entry)
+    return {name.strip(): " ".join(text.split()) for name, text in pairs}
+
+
+def find(name: str) -> Callable[..., Method]:
+    """The factory of a method: `find("sop")(Problem(num_classes=10), variant="paper") -> Method`.
+
+    `find("sop")(num_classes=10, ...)` builds the problem too. Raises UserError for an unknown name.
     """
-    make = find(method.name)
-    taken = inspect.signature(make).parameters
-    return make(num_classes=num_classes, **{k: v for k, v in method.items() if k in taken})
+    return functools.partial(_build, name)
+
+
+def _build(name: str, problem: Problem | None = None, **values: Any) -> Method:
+    if problem is None:
+        of_problem = [field for field in Problem._fields if field in values]
+        problem = Problem(**{field: values.pop(field) for field in of_problem})
+    known = fields(name)
+    for field in values:
+        if field not in known:
+            owns = ", ".join(known) or "none"
+            raise UserError(
+                f"method.{field} is no field of method {name!r}{suggestion(field, list(known))}; it has {owns}"
+            )
+    return _make(name)(problem, **values)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sop_jax.config import suggestion
-from sop_jax.errors import UserError
+from sop_jax.errors import UserError, suggestion
 from sop_jax.models import etf, fast, resnet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

@@ -13,7 +13,6 @@ from sop_jax import checkpoint, label_issues, loop, outputs, report, seeds
 from sop_jax import config as configs
 from sop_jax import experiment as experiments
 from sop_jax import mesh as meshes
-from sop_jax import workdir as folder
 from sop_jax.data import dataset as datasets
 from sop_jax.evaluate import (
     COLLAPSE_KEYS,
@@ -23,9 +22,11 @@ from sop_jax.evaluate import (
     evaluation_params,
 )
 from sop_jax.experiment import Experiment
+from sop_jax.files import write_json
 from sop_jax.run_folder import seed_folders
 from sop_jax.seeds import Group
 from sop_jax.step import TrainState
+from sop_jax.workdir import claim, describe_run, locked
 
 
 class Evaluation:
@@ -109,13 +110,13 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     if dry_run:
         _say(describe(resolved, group))
         return
-    with folder.locked(workdir):
+    with locked(workdir):
         folders = seed_folders(workdir, group.seeds)
         labels = {
             own: member.dataset.noise.sha256
             for own, member in zip(folders, group.members, strict=True)
         }
-        if folder.claim(workdir, resolved, config, labels):
+        if claim(workdir, resolved, config, labels):
             _say(
                 f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See "
                 f"{folders[0]}/report.html"
@@ -133,12 +134,12 @@ def _train(
 ) -> None:
     folders = seed_folders(workdir, group.seeds)
     if jax.process_index() == 0:
-        facts = folder.describe_run(config)
-        folder.write_json(workdir / "run.json", facts)
+        facts = describe_run(config)
+        write_json(workdir / "run.json", facts)
         for own, member in zip(folders, group.members, strict=True):
             own.mkdir(exist_ok=True)
-            folder.write_json(own / "config.json", member.config.to_dict())
-            folder.write_json(own / "run.json", facts | {"seed": member.config.seed})
+            write_json(own / "config.json", member.config.to_dict())
+            write_json(own / "run.json", facts | {"seed": member.config.seed})
             outputs.write_labels(own, member.dataset, truth)
     checkpoints = checkpoint.Checkpoints(workdir)
     first = group.members[0]

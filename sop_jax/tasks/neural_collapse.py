@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from sop_jax import config as configs
 from sop_jax import study
-from sop_jax import workdir as folders
 from sop_jax.data import dataset as datasets
 from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS
+from sop_jax.files import read_json
 from sop_jax.methods import focal, label_smoothing, mse
 from sop_jax.run_folder import seed_folders
 from sop_jax.tasks import classify
@@ -185,9 +185,7 @@ def read_curves(own: pathlib.Path, config: ConfigDict) -> dict[str, np.ndarray]:
 
 def _mean_of_summary(own: pathlib.Path) -> dict:
     """A run's summary; of several seeds their means."""
-    summary = folders.read_json(
-        own / "summary.json", "delete it and the same command writes it anew"
-    )
+    summary = read_json(own / "summary.json", "delete it and the same command writes it anew")
     return summary.get("mean", summary)
 
 
