@@ -2,6 +2,9 @@
 line.
 """
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Bad input. `main` prints its text as one line on standard error and exits with status 2, with
