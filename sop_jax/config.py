@@ -8,6 +8,8 @@ command line.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -170,16 +172,20 @@ def default() -> ConfigDict:
     return config
 
 
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+def flatten(tree: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Dotted names and values of a nested mapping's leaves: {"seed": 0, "noise.rate": 0.4, ...}."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def field_names(config: ConfigDict) -> list[str]:
     """Dotted names of all fields: ['seed', ..., 'data.name', ...]."""
-    names = []
-    for name, value in config.items():
-        names += (
-            field_names(value, f"{prefix}{name}.")
-            if isinstance(value, ConfigDict)
-            else [prefix + name]
-        )
-    return names
+    return list(flatten(config))
 
 
 def group_of(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
