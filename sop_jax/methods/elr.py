@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sop_jax.config import ASYMMETRIC_KINDS
+from sop_jax.general import ASYMMETRIC_KINDS
 from sop_jax.methods.base import (
     LossOut,
     Method,
