@@ -169,7 +169,7 @@ def refuse(path: str, of: str, known: Iterable[str], owners: Mapping[str, Iterab
     """
     known, name = list(known), path.split(".")[-1]
     whose = [owner for owner, own in owners.items() if name in own]
-    hint = f" (it is {_listed(whose)}'s)" if whose else suggestion(name, known)
+    hint = f" (it belongs to {_listed(whose)})" if whose else suggestion(name, known)
     fields = ", ".join(known) or "none"
     raise UserError(f"config.{path} is no field of {of}{hint}; the fields there are {fields}")
 

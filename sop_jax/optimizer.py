@@ -75,8 +75,9 @@ class AverageState(NamedTuple):
 def average_parameters(decay: float) -> optax.GradientTransformation:
     """Keeps the exponential moving average of the parameters; the last of a chain.
 
-    It changes no update. It starts as a copy of the parameters; update t (from 0) decays by min(decay, (1 + t) / (10 +
-    t)), so that this start, which nothing was learned in, is soon forgotten.
+    It changes no update. It starts as a copy of the parameters; update t (from 0) decays by
+    min(decay, (1 + t) / (10 + t)), so that this start, which nothing was learned in, is soon
+    forgotten.
     """
 
     def init(params):
