@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sop_jax import compiler, optimizer
+from sop_jax import collapse, compiler, optimizer
 from sop_jax import mesh as meshes
 from sop_jax.data.augment import normalise
 from sop_jax.step import TrainState
-from sop_jax.theory import collapse
 
 
 def make_predict(apply: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_size: int) -> Callable:
@@ -112,8 +111,7 @@ def collapse_metrics(
     given: np.ndarray,
     truth: np.ndarray | None,
 ) -> dict[str, float | None]:
-    """Neural collapse of the training rows: `theory.collapse.metrics` by the given labels, and by
-    the true ones.
+    """Neural collapse of the training examples, by the given labels and by the true ones.
 
     Args:
       features: [n, d]. weight, bias: [K, d] and [K] of the last layer. given: int [n], the labels
