@@ -49,7 +49,9 @@ def _solve(basis, observed, penalty):
         """A function of aims [2, N]: the step that makes the products, to first order, the aims."""
         up, down = penalty - nu, penalty + nu
         root = jax.lax.rsqrt(plus / up + minus / down)
-        factored = jax.scipy.linalg.cho_factor(jnp.eye(len(nu)) + root[:, None] * gram * root)
+        factored = jax.scipy.linalg.cho_factor(
+            jnp.eye(len(nu)) + root[:, None] * gram * root[None, :]
+        )
 
         def towards(aims):
             left_plus, left_minus = aims - products(nu, plus, minus)

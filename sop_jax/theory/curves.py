@@ -72,8 +72,8 @@ def circles(distance: float) -> Pair:
     """
     if not 0 < distance < 2:
         raise UserError(
-            f"circles {distance:g} apart do not exist on the unit sphere: the distance is above 0 "
-            "and below 2"
+            f"circles {distance:g} apart do not exist on the unit sphere: the distance is "
+            "above 0, below 2"
         )
     height = distance / 2
     radius = np.sqrt(1 - height**2)
@@ -191,12 +191,12 @@ def curvature(samples: np.ndarray) -> float:
 def near_returns(own: np.ndarray, other: np.ndarray) -> tuple[int, int]:
     """How often the set comes back to a point of `own` [n, d]: on itself, and on `other` [m, d].
 
-    Their sum is the loop number of the union of both, seen from `own` (Wang et al. 2021): sup
-    over x of the number of intrinsic balls of radius R = 1/sqrt(1 + kappa^2) that cover
-    the points closer than tau_2 in angle and farther than tau_1 along the curve (the other curve is
-    infinitely far). The sources leave tau_1 and tau_2 free; ours are R and R/2: by Schur's theorem
-    a curve of curvature kappa gets closer than R/2 again only more than pi R later, so what is
-    counted has truly come back.
+    Their sum is the loop number of the union of both, seen from `own` (Wang et al. 2021): sup over
+    x of the number of intrinsic balls of radius R = 1/sqrt(1 + kappa^2) that cover the points
+    closer than tau_2 in angle and farther than tau_1 along the curve (the other curve is infinitely
+    far). The sources leave tau_1 and tau_2 free; ours are R and R/2: by Schur's theorem a curve of
+    curvature kappa gets closer than R/2 again only more than pi R later, so what is counted has
+    truly come back.
     """
     radius = 1 / np.sqrt(1 + max(curvature(own), curvature(other)) ** 2)
     length, position = _arc_length(own)

@@ -123,8 +123,7 @@ class Fit(NamedTuple):
 
 
 def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray, seed: int) -> Fit:
-    """The fit called `name` (one of FITS) of `observed` [H, W, 3]; `clean` [H, W, 3] only measures
-    it.
+    """The fit called `name`, one of FITS, of `observed` [H, W, 3]; `clean` only measures it.
 
     'double' is plain SGD at `learning_rate` and alpha * `learning_rate` on the mean squared error;
     'plain_l1' and 'plain_mse' are Adam, the usual optimiser of the deep image prior, on the mean
@@ -155,7 +154,8 @@ def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray,
             return jnp.mean(jnp.abs(residual) if name == PLAIN_L1 else residual**2), image
 
         (loss, image), grads = jax.value_and_grad(objective, has_aux=True)(state.variables)
-        updates, opt_state = optimizer.update(grads, state.opt_state)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam has powers float ** int32
+            updates, opt_state = optimizer.update(grads, state.opt_state)
         variables = optax.apply_updates(state.variables, updates)
         error = jnp.mean((image - clean) ** 2)
         return State(variables, opt_state, state.iteration + 1), Progress(loss, error)

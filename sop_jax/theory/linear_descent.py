@@ -57,7 +57,7 @@ class Limit(NamedTuple):
 
 def residual(basis, observed, z, u, v):
     """rho = B z + u*u - v*v - y [N]."""
-    return jnp.sum(basis * z, axis=-1) + u * u - v * v - observed
+    return jnp.sum(basis * z[None, :], axis=-1) + u * u - v * v - observed
 
 
 def step(basis, observed, alpha, tau, state):
@@ -193,11 +193,11 @@ def _limit(basis, observed, alpha, log_gamma):
         nu, value, _, count = carry
         # scales the diagonal part to 1
         root = 1 / jnp.sqrt(8 * alpha * gamma_squared * jnp.cosh(4 * alpha * nu))
-        matrix = jnp.eye(len(nu)) + root[:, None] * gram * root
+        matrix = jnp.eye(len(nu)) + root[:, None] * gram * root[None, :]
         direction = -root * jax.scipy.linalg.solve(matrix, root * value, assume_a="pos")
         # A step may not change an exponent by more than 4: sinh would overflow.
         direction = direction * jnp.minimum(1.0, 1 / jnp.max(jnp.abs(alpha * direction)))
-        candidates = nu + shrink[:, None] * direction
+        candidates = nu[None, :] + shrink[:, None] * direction[None, :]
         values = jax.vmap(equation)(candidates)
         norms = jnp.linalg.norm(values, axis=1)
         best = jnp.argmin(norms)

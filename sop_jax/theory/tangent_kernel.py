@@ -83,14 +83,15 @@ def _signals(weights: relu_network.Weights, x: jax.Array) -> list[tuple[jax.Arra
     gradient = jnp.ones((len(x), 1), x.dtype)
     signals = [(inputs[-1], gradient)]
     for below, above, weight in zip(inputs[-2::-1], inputs[:0:-1], weights[:0:-1], strict=True):
-        gradient = (gradient @ weight.T) * (above > 0)
+        gradient = jnp.where(above > 0, gradient @ weight.T, 0)
         signals.insert(0, (below, gradient))
     return signals
 
 
 def learning_rate_limit(weights: relu_network.Weights, x: jax.Array) -> float:
-    """2/lam_max, above which descent on the mean loss over x [N, d] grows: lam_max of the whole
-    kernel over N.
+    """2/lam_max, above which descent on the mean loss over x [N, d] grows.
+
+    lam_max is that of the whole kernel over N.
     """
     hidden, output = empirical(weights, x, x)
     kernel = np.asarray(hidden + output, np.float64)

@@ -61,8 +61,8 @@ def minimise(
 
         def objective(x):
             features, weight, bias = unpack(x)
-            bias = bias * use_bias
-            logits = features @ weight.T + bias
+            bias = bias * float(use_bias)
+            logits = features @ weight.T + bias[None, :]
             squares = jnp.sum(features**2) + jnp.sum(weight**2)
             penalty = weight_decay * squares + bias_decay * jnp.sum(bias**2)
             return jnp.mean(loss(logits, jnp.asarray(labels))) + penalty / 2
