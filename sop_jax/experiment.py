@@ -24,6 +24,7 @@ from sop_jax.evaluate import (
 )
 from sop_jax.mesh import check_batch_size, fetch, put, replicated
 from sop_jax.methods.base import Method, Problem
+from sop_jax.models import Sample
 from sop_jax.optimizer import make_optimizer, network_optimizer
 from sop_jax.programs import (
     Init,
@@ -34,6 +35,7 @@ from sop_jax.programs import (
     repeated,
     step_from_plan,
 )
+from sop_jax.settings import complete
 from sop_jax.state import Resident, TrainState, init_state, state_shardings
 from sop_jax.step import EpochEnd, make_epoch_end, make_step
 from sop_jax.table import padded, values
@@ -137,7 +139,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
     Raises:
       UserError: a field that cannot be on this machine, or that the method refuses.
     """
-    config, notes = config.copy_and_resolve_references(), []
+    config, notes = complete(config), []
     platform = jax.default_backend()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
@@ -204,21 +206,11 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     num_classes, per_epoch = problem.num_classes, problem.steps_per_epoch
     method = methods.from_config(config.method, problem)
     mean, std = _statistics(dataset)
-    filters = None
-    if config.model.name == "fast_net" and config.model.whitening:
-        filters = models.whitening_filters(
-            dataset.train.images[dataset.train_rows[:5000]], mean, std
-        )
-    model = models.api.find(
-        config.model.name,
-        num_classes,
-        jnp.dtype(config.dtype),
-        config.model.width,
-        config.model.activation,
-        filters,
-        config.model.classifier,
-        config.model.feature_dim,
-    )
+
+    def sample():
+        return Sample(dataset.train.images[dataset.train_rows[:5000]], mean, std)
+
+    model = models.from_config(config.model, num_classes, jnp.dtype(config.dtype), sample)
     network = method.network_transform(network_optimizer(config, per_epoch), per_epoch)
     optimiser = make_optimizer(network, method.row_learning_rates, config.batch_size)
     window_start = config.epochs - tracked_epochs(config.epochs)

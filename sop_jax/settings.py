@@ -139,6 +139,15 @@ def described(config: ConfigDict) -> dict[str, Field]:
     return found
 
 
+def text(config: ConfigDict) -> str:
+    """A complete config for people to read: one field a line, with its value and meaning."""
+    values, lines = flatten(config), []
+    for path, field in described(config).items():
+        meaning = f"  # {field.meaning}" if field.meaning else ""
+        lines.append(f"{path} = {values[path]!r}{meaning}")
+    return "\n".join(lines)
+
+
 def changed_fields(saved: Mapping, config: ConfigDict, requested: ConfigDict) -> list[str]:
     """Fields in which `config` departs from a run's saved config, but for those that may differ.
 

@@ -77,15 +77,15 @@ def find(
     name: str,
     num_classes: int,
     dtype: Any = jnp.float32,
-    sample: Sample | None = None,
+    sample: Callable[[], Sample] | None = None,
     **values: Any,
 ) -> Model:
     """The network called `name`, of K = `num_classes` logits.
 
     Args:
       dtype: of its arithmetic; parameters and logits are float32.
-      sample: training images, for networks that take something from them before they are trained.
-        None: the network only goes on from a state that holds it, or needs no images.
+      sample: hands over training images to a network that takes something from them before it is
+        trained. None: it only goes on from a state that holds it, or needs no images.
       values: fields of the network, as in config.model.
 
     Raises:
@@ -102,7 +102,7 @@ def find(
 
 
 def from_config(
-    config: ConfigDict, num_classes: int, dtype: Any, sample: Sample | None = None
+    config: ConfigDict, num_classes: int, dtype: Any, sample: Callable[[], Sample] | None = None
 ) -> Model:
     """The network that a complete `config.model` describes; see `find`."""
     values = {name: config[name] for name in fields(config.name)}

@@ -8,7 +8,7 @@ biases learn 64 times as fast as the rest. The width is the first group's; the o
 times as many channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -142,9 +142,9 @@ class FastNet(Network):
         weight = LOGIT_SCALE * params["Dense_0"]["kernel"].T
         return weight, jnp.zeros(self.num_classes)
 
-    def fitted(self, sample: Sample) -> "FastNet":
+    def fitted(self, sample: Callable[[], Sample]) -> "FastNet":
         """With the filters that whiten patches of the sample, unless that layer is trained."""
-        return self.clone(filters=whitening_filters(*sample)) if self.whitening else self
+        return self.clone(filters=whitening_filters(*sample())) if self.whitening else self
 
 
 def fast_net(

@@ -1,5 +1,6 @@
 """What `api` asks of a network, besides the logits that calling it returns."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,11 @@ class Network(nn.Module):
         """(W [K, d], b [K]) of the last layer: logits = W features + b."""
         raise NotImplementedError
 
-    def fitted(self, sample: Sample) -> "Network":
-        """The network whose initial state is taken from training images, where it needs them."""
+    def fitted(self, sample: Callable[[], Sample]) -> "Network":
+        """The network with what it takes from training images before it is trained.
+
+        Args:
+          sample: hands over some of the images; a network that needs none does not call it.
+        """
         del sample
         return self

@@ -29,6 +29,7 @@ from sop_jax.mesh import make_mesh, put, replicated
 from sop_jax.outputs import write_group_summary, write_labels, write_results
 from sop_jax.report import write_report
 from sop_jax.run_folder import seed_folders
+from sop_jax.settings import text
 from sop_jax.state import TrainState
 from sop_jax.workdir import claim, describe_run, locked
 
@@ -203,7 +204,7 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
     shape = data.train.images.shape[1:]
     seeds = ", ".join(str(own.seed) for own in each_seed(config))
     lines = [
-        str(config),
+        text(config),
         f"seeds, one after the other: {seeds}",
         f"devices: {devices} x {jax.devices()[0].device_kind}",
         f"training rows: {len(data.train_rows)} of {len(data.train.labels)} {shape} "
