@@ -22,6 +22,7 @@ from sop_jax.evaluate import (
     make_predict,
     make_training_pass,
 )
+from sop_jax.limits import check_memory, check_sizes, size
 from sop_jax.mesh import check_batch_size, fetch, put, replicated
 from sop_jax.methods.base import Method, Problem
 from sop_jax.models import Sample
@@ -205,6 +206,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     problem = problem_of(config, dataset)
     num_classes, per_epoch = problem.num_classes, problem.steps_per_epoch
     method = methods.from_config(config.method, problem)
+    check_sizes(config, dataset, method.views, mesh.devices.size)
     mean, std = _statistics(dataset)
 
     def sample():
@@ -230,6 +232,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         )
 
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(dataset.train.labels))
+    check_memory(memory_of(shapes, dataset, mesh), mesh)
     shardings = state_shardings(shapes, mesh)
     step = make_step(method, model, optimiser, per_epoch, window_start)
     one = step_from_plan(step, make_augment(config, dataset), method.views, per_epoch)
@@ -254,6 +257,17 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         features=make_features(model, *of_images),
         classifier=model.classifier,
     )
+
+
+def memory_of(state: TrainState, dataset: Dataset, mesh: Mesh) -> dict[str, int]:
+    """Bytes on every device, by part; activations are not counted. `state`: shapes will do."""
+    network = (state.params, state.model_state, state.opt_state)
+    return {
+        "network and optimiser": size(network),
+        "gradients": size(state.params),
+        "rows": size((state.table, state.tracker)) // mesh.devices.size,
+        "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
+    }
 
 
 def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -153,8 +153,9 @@ def filled(group: str, own: Mapping[str, Field], values: Mapping[str, Any]) -> C
     result = ConfigDict()
     for name, field in own.items():
         result[name] = field.initial()
-        if name in values and values[name] is not None:
-            result[name] = field.checked(f"{group}.{name}", values[name])
+        value = field.checked(f"{group}.{name}", values[name]) if name in values else None
+        if value is not None:
+            result[name] = value
     return result
 
 

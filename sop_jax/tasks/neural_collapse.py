@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax import collapse, study
+from sop_jax import collapse, settings, study
 from sop_jax import config as configs
 from sop_jax.data import dataset as datasets
 from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS
