@@ -60,7 +60,7 @@ def _corrected(probs: jax.Array, on_given: jax.Array, elsewhere: jax.Array) -> j
 
 def _wide(x: jax.Array) -> jax.Array:
     """At least float32: u and v start near 1e-8, below the smallest float16."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
 
 
 def _check(logits, targets, u, v, weights, variant):
