@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from sop_jax.data import sources
+from sop_jax.data import sources, tfds
 from sop_jax.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -303,7 +303,7 @@ def test_tfds_newest_version_is_read(tmp_path, no_socket):
 
 @pytest.mark.parametrize("name, version", [("cifar10_n", "1.0.3"), ("cifar100_n", "1.0.0")])
 def test_tfds_versions_with_mixed_up_columns_are_refused(tmp_path, name, version):
-    root = prepare(tmp_path, name, SPLITS, version, human=sources._TFDS_HUMAN[name])
+    root = prepare(tmp_path, name, SPLITS, version, human=tfds.HUMAN_FEATURES[name])
     with pytest.raises(UserError, match=rf"{name} below 1\.0\..*mixed up"):
         sources.from_tfds(name, root)
 
@@ -384,7 +384,7 @@ def test_tfds_image_of_another_shape_is_refused(tmp_path):
         as_data_source=lambda split: [example],
     )
     with pytest.raises(UserError, match=r"image of record 0 is uint8 \[4, 5, 3\]"):
-        sources._read_split(builder, "train", ("image", "label"), (), "folder")
+        tfds._read_split(builder, "train", ("image", "label"), (), "folder")
 
 
 def test_without_a_folder_the_default_one_is_used_and_a_failed_download_explained(
