@@ -89,8 +89,11 @@ def _check_header(stream: zipfile.ZipExtFile, size: int, where: str) -> None:
     try:
         version = _NPY.read_magic(stream)
         shape, _, dtype = _HEADER_READERS[version](stream)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{where}: is no array; {_SAVE_AGAIN}, arrays alone") from error
+        is_array = dtype.itemsize > 0
+    except (ValueError, KeyError):
+        is_array = False
+    if not is_array:
+        raise UserError(f"{where}: is no array; {_SAVE_AGAIN}, arrays alone")
     if dtype.hasobject:
         raise UserError(f"{where}: holds pickled objects, which are refused; save plain arrays")
     claimed = dtype.itemsize
