@@ -16,8 +16,6 @@ import jax.numpy as jnp
 
 from sop_jax.data import autoaugment
 
-# folded into the example's key, so that neither view's draws can change the other's
-_WEAK, _STRONG = 0, 1
 # folded into the run's key in an epoch's place, for what is drawn once for a row
 _EVERY_EPOCH = 2**32 - 1
 
@@ -74,30 +72,35 @@ def views(
     augment: Augment,
     keys: jax.Array,
     images: jax.Array,
-    num_views: int,
+    names: tuple[str, ...],
     mirror: jax.Array | None = None,
 ) -> jax.Array:
-    """The training views of a batch (SOP, ICML 2022, section 4 and appendix; published code for the
-    strong view).
+    """The training views of a batch (SOP, ICML 2022, section 4 and appendix; its published code).
 
     Args:
         augment: what to do.
-        keys: [B] typed, from `example_keys`.
+        keys: [B] typed, from `example_keys`. A view's place among `names` is folded into them, so
+          no view's draws depend on the other views, and two views of one name differ.
         images: uint8 [B, H, W, C].
-        num_views: V; 1 gives the weak view, 2 weak and strong.
-        mirror: bool [B], which weak views are mirrored; None: drawn at random. The strong view's
-          flip is always drawn.
+        names: 'weak' or 'strong' of each of the V views.
+        mirror: bool [B], which images are mirrored in every weak view; None: drawn at random. The
+          strong view's flip is always drawn.
     Returns:
-        float32 [B, V, H, W, C]; the weak view is the same whatever V.
+        float32 [B, V, H, W, C].
+    Raises:
+        ValueError: an unknown name of a view, or none.
     """
     chex.assert_rank(images, 4)
     chex.assert_shape(keys, (images.shape[0],))
-    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    made = [_weak(augment, fold(keys, _WEAK), images, mirror)]
-    if num_views == 2:
-        made.append(_strong(augment, fold(keys, _STRONG), images))
-    elif num_views != 1:
-        raise ValueError(f"num_views is {num_views}: only 1 (weak) and 2 (weak, strong) exist")
+    if not names or set(names) - {"weak", "strong"}:
+        raise ValueError(f"views are {names!r}: each of one or more must be 'weak' or 'strong'")
+    made = []
+    for place, name in enumerate(names):
+        view_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, place)
+        if name == "weak":
+            made.append(_weak(augment, view_keys, images, mirror))
+        else:
+            made.append(_strong(augment, view_keys, images))
     return jnp.stack(made, axis=1)
 
 
