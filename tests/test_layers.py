@@ -10,9 +10,9 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "sop_jax"
 ARROW = (
     "errors",
-    "files", "config", "palette", "compiler", "mesh", "data", "models", "theory", "table", "methods", "optimizer",
-    "step", "checkpoint", "evaluate", "label_issues", "experiment", "seeds", "workdir", "tensorboard", "run_folder",
-    "plots", "report_html", "report", "compare", "loop", "outputs", "study", "tasks", "estimator", "main",
+    "files", "command_line", "config", "palette", "compiler", "mesh", "data", "models", "theory", "table", "methods", "optimizer",
+    "step", "checkpoint", "evaluate", "label_issues", "experiment", "seeds", "workdir", "tensorboard", "run_folder", "heat_maps", "panels",
+    "plots", "report", "compare", "loop", "outputs", "study", "tasks", "estimator", "main",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
