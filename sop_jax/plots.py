@@ -75,7 +75,7 @@ def draw_figures(run: Run) -> dict[str, list[Drawn]]:
 
 
 def write_plots(run: Run, figures: dict[str, list[Drawn]], folder: Path) -> None:
-    """Writes one PNG a figure, its panels side by side, and gallery.png; each whole or not at all."""
+    """Writes one PNG a figure, its panels side by side, and gallery.png, each of them whole."""
     folder.mkdir(exist_ok=True)
     for name, panels in figures.items():
         joined = np.concatenate([np.asarray(panel.light) for panel in panels], axis=1)

@@ -74,7 +74,7 @@ class Run:
 
 
 def seed_folders(workdir: Path, seeds: Sequence[int]) -> list[Path]:
-    """The folder of each seed's files: `workdir` itself for one, `workdir/seed_<seed>` for several."""
+    """Each seed's folder: `workdir` itself for one seed, `workdir/seed_<seed>` for several."""
     return [workdir] if len(seeds) == 1 else [workdir / f"seed_{seed}" for seed in seeds]
 
 
@@ -277,7 +277,9 @@ def _read_gallery(path: Path, ids: tuple[str, ...]) -> tuple[np.ndarray, np.ndar
     """Where the images [G, H, W, C] stand among `ids`, and the images."""
     arrays = read_arrays(_require(path), ("id", "image"), (), MEND)
     images = arrays["image"]
-    fits = images.ndim == 4 and images.shape[-1] in (1, 3) and arrays["id"].shape == images.shape[:1]
+    fits = (
+        images.ndim == 4 and images.shape[-1] in (1, 3) and arrays["id"].shape == images.shape[:1]
+    )
     if not fits or images.dtype != np.uint8:
         raise _damaged(
             path,
