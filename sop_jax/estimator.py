@@ -198,7 +198,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         return {
             "id": order,
             "given_label": self.classes_[self._given[order]],
-            "predicted_label": self.classes_[self._issues.suggested[order]],
+            "predicted_label": self.classes_[self._issues.suggested_label[order]],
             "label_quality": self._issues.quality[order],
             "is_label_issue": self._issues.is_issue[order],
         }
