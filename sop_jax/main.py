@@ -100,8 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         where = error.filename or (command and command.workdir)
         place = f": {where}" if where else ""
         return _fail(
-            f"{error.strerror or error}{place}; what is saved is kept, and the same command goes on "
-            "from it",
+            f"{error.strerror or error}{place}; what is saved is kept, and the same command goes "
+            "on from it",
             2,
         )
     except KeyboardInterrupt:

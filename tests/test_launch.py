@@ -131,7 +131,7 @@ def test_notebook_names_configs_and_fields_that_exist(notebook):
         re.findall(r"--config\.([\w.]+)=", text),
     )
     assert files and all((ROOT / file).is_file() for file in files)
-    assert fields and set(fields) <= set(config.field_names(config.default()))
+    assert fields and set(fields) <= set(config.flatten(config.default()))
 
 
 def test_digits_part_trains_and_shows_the_report(notebook, tmp_path, monkeypatch):
