@@ -7,12 +7,11 @@ defaults stand in its signature, their meanings in the `Args:` of its docstring.
 """
 
 import inspect
-import math
 import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
@@ -85,7 +84,7 @@ class Field(NamedTuple):
 
     def _check_range(self, path: str, value: float) -> None:
         least, most = self.bounds or _WIDEST[self.type]
-        if not (math.isfinite(value) and least <= value <= most):
+        if not least <= value <= most:  # nor is NaN
             wanted = "a whole number" if self.type is int else "a finite number"
             raise UserError(
                 f"config.{path}={_short(value)} is not allowed: it must be {wanted} from "
@@ -153,6 +152,28 @@ def filled(group: str, own: Mapping[str, Field], values: Mapping[str, Any]) -> C
     result = ConfigDict()
     for name, field in own.items():
         result[name] = field.initial()
-        if name in values and values[name] is not None:
-            result[name] = field.checked(f"{group}.{name}", values[name])
+        value = field.checked(f"{group}.{name}", values[name]) if name in values else None
+        if value is not None:
+            result[name] = value
     return result
+
+
+def refuse(path: str, of: str, known: Iterable[str], owners: Mapping[str, Iterable[str]]) -> None:
+    """Raises the UserError for a field that does not belong where it stands.
+
+    Args:
+      path: the field, dotted: 'method.smoothing'.
+      of: whose field it is not: "method 'gce'".
+      known: the fields that belong there.
+      owners: the fields of every such choice, by its name, to say whose field it is.
+    """
+    known, name = list(known), path.split(".")[-1]
+    whose = [owner for owner, own in owners.items() if name in own]
+    hint = f" (it belongs to {_listed(whose)})" if whose else suggestion(name, known)
+    fields = ", ".join(known) or "none"
+    raise UserError(f"config.{path} is no field of {of}{hint}; the fields there are {fields}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
