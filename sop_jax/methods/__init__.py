@@ -1,5 +1,4 @@
-"""Methods by name: every module of this package with a `make` function is one; there is no registry
-to edit.
+"""Methods by name: every module of this package, but for `base`, is one; there is no registry.
 
 `make(problem, *, field=default, ...)` builds a method. Its keyword arguments are the fields of
 `config.method`, and their meanings are read from the `Args:` of its docstring.
@@ -7,28 +6,16 @@ to edit.
 
 import functools
 import importlib
-import inspect
 import pkgutil
-import re
-import types
-import typing
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from sop_jax.errors import UserError, suggestion
+from sop_jax.fields import Field, of_function, refuse
 from sop_jax.methods.base import Method as Method
 from sop_jax.methods.base import Problem as Problem
-
-
-class Field(NamedTuple):
-    """One hyper-parameter of a method."""
-
-    name: str
-    type: type  # int, float, bool or str
-    default: Any  # None: the method's published value for the data and noise
-    meaning: str  # one line
 
 
 def names() -> list[str]:
@@ -40,32 +27,15 @@ def _make(name: str) -> Callable[..., Method]:
     known = names()
     if name not in known:
         raise UserError(
-            f"method.name={name!r} is unknown{suggestion(name, known)}; the methods are {', '.join(known)}"
+            f"method.name={name!r} is unknown{suggestion(name, known)}; "
+            f"the methods are {', '.join(known)}"
         )
     return importlib.import_module(f"sop_jax.methods.{name}").make
 
 
 def fields(name: str) -> dict[str, Field]:
     """The hyper-parameters of a method, by name. Raises UserError for an unknown method."""
-    make = _make(name)
-    types_of = typing.get_type_hints(make)
-    meanings = _meanings(inspect.getdoc(make) or "")
-    found = {}
-    for parameter in list(inspect.signature(make).parameters.values())[1:]:
-        own = types_of[parameter.name]
-        if isinstance(own, types.UnionType):  # float | None
-            own = next(part for part in typing.get_args(own) if part is not type(None))
-        meaning = meanings.get(parameter.name, "")
-        found[parameter.name] = Field(parameter.name, own, parameter.default, meaning)
-    return found
-
-
-def _meanings(doc: str) -> dict[str, str]:
-    """{argument: its text in one line} of the `Args:` section of a docstring."""
-    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", doc, re.MULTILINE)
-    entries = re.split(r"^ {1,4}(?=\w+:)", section[1], flags=re.MULTILINE) if section else []
-    pairs = (entry.split(":", 1) for entry in entries if ":" in entry)
-    return {name.strip(): " ".join(text.split()) for name, text in pairs}
+    return of_function(_make(name))
 
 
 def find(name: str) -> Callable[..., Method]:
@@ -73,6 +43,7 @@ def find(name: str) -> Callable[..., Method]:
 
     `find("sop")(num_classes=10, ...)` builds the problem too. Raises UserError for an unknown name.
     """
+    _make(name)
     return functools.partial(_build, name)
 
 
@@ -83,14 +54,12 @@ def _build(name: str, problem: Problem | None = None, **values: Any) -> Method:
     known = fields(name)
     for field in values:
         if field not in known:
-            owns = ", ".join(known) or "none"
-            raise UserError(
-                f"method.{field} is no field of method {name!r}{suggestion(field, list(known))}; it has {owns}"
-            )
-    return _make(name)(problem, **values)
+            owners = {other: fields(other) for other in names()}
+            refuse(f"method.{field}", f"method {name!r}", known, owners)
+    checked = {field: known[field].checked(f"method.{field}", values[field]) for field in values}
+    return _make(name)(problem, **checked)
 
 
 def from_config(config: ConfigDict, problem: Problem) -> Method:
-    """The method that `config.method` describes."""
-    known = fields(config.name)
-    return find(config.name)(problem, **{name: config[name] for name in known if name in config})
+    """The method that a complete `config.method` describes."""
+    return find(config.name)(problem, **{name: config[name] for name in fields(config.name)})

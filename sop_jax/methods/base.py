@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sop_jax.config import ASYMMETRIC_KINDS
+from sop_jax.errors import UserError
+
 Rows = dict[str, jax.Array]
 
 
@@ -27,6 +30,11 @@ class Problem(NamedTuple):
     noise_rate: float | None = None  # nominal share of redrawn labels; None where nobody knows it
     steps_per_epoch: int = 1
     epochs: int = 1
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether a label's wrong value depends on its class."""
+        return self.noise_kind in ASYMMETRIC_KINDS
 
 
 class Batch(NamedTuple):
@@ -269,3 +277,14 @@ def of_example_loss(example_loss: ExampleLoss) -> Method:
         return batch_mean(example_loss(logits, batch.label), batch.weight), LossOut(logits)
 
     return Method(loss=loss)
+
+
+def check_one_row_each(rows: Rows, labels: jax.Array) -> None:
+    """Raises UserError unless every leaf of `rows` has as many rows as there are labels."""
+    for name, leaf in rows.items():
+        if leaf.shape[0] != labels.shape[0]:
+            raise UserError(
+                f"the rows {name!r} have {leaf.shape[0]} entries for {labels.shape[0]} labels; a "
+                "stored table is padded: pass the rows of these labels alone, "
+                "table.gather(state.table, jnp.arange(num_examples))"
+            )
