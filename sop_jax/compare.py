@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sop_jax.exit_status import exit_status
 from sop_jax.config import default, flatten
 from sop_jax.errors import UserError
+from sop_jax.exit_status import exit_status
 from sop_jax.files import write_json
 from sop_jax.run_folder import group_folders, number, read_config_and_summary
 

@@ -18,8 +18,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from sop_jax.exit_status import exit_status
 from sop_jax.errors import UserError
+from sop_jax.exit_status import exit_status
 from sop_jax.files import write_bytes
 from sop_jax.heat_maps import count_pairs
 from sop_jax.plots import draw_figures, png, write_plots
