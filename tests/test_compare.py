@@ -147,6 +147,46 @@ def test_a_field_that_a_run_is_too_old_to_have_stands_at_its_default(tmp_path):
     ]
 
 
+def test_fields_of_other_methods_and_renamed_ones_make_no_group_of_their_own(tmp_path):
+    """Folders from before a method owned its fields hold those of all methods."""
+    old = {"method.name": "focal", "method.focal_gamma": 2.0, "method.smoothing": 0.05}
+    old |= {"optimizer.muon_learning_rate": 0.24, "optimizer.drop_epochs": [40, 80]}
+    runs = [
+        _write(tmp_path, "old", {"seed": 0, **old}),
+        _write(tmp_path, "new", {"seed": 1, "method.name": "focal", "method.gamma": 2.0}),
+        _write(tmp_path, "other", {"seed": 2, "method.name": "focal", "method.gamma": 3.0}),
+    ]
+    groups, _ = compare.compare(runs)
+    assert [(group["seeds"], group["differs"]) for group in groups] == [
+        ([0, 1], {"method.gamma": 2.0}),
+        ([2], {"method.gamma": 3.0}),
+    ]
+
+
+def test_a_published_value_that_an_old_run_does_not_name_is_no_difference(tmp_path):
+    runs = [
+        _write(tmp_path, "old", {"seed": 0}),
+        _write(tmp_path, "new", {"seed": 1, "method.learning_rate_u": 10.0}),
+    ]
+    (group,), _ = compare.compare(runs)
+    assert group["seeds"] == [0, 1]
+
+
+def test_a_limit_that_only_one_run_has_is_a_difference(tmp_path):
+    runs = [
+        _write(tmp_path, "old", {"seed": 0}),
+        _write(tmp_path, "new", {"seed": 1, "data.train_limit": 100}),
+    ]
+    groups, _ = compare.compare(runs)
+    assert [group["differs"]["data.train_limit"] for group in groups] == [100, None]
+
+
+def test_a_method_that_is_unknown_here_is_compared_as_it_stands(tmp_path):
+    runs = [_write(tmp_path, f"r{seed}", {"seed": seed, "method.name": "mine"}) for seed in (0, 1)]
+    (group,), _ = compare.compare(runs)
+    assert (group["method"], group["n"]) == ("mine", 2)
+
+
 def test_a_field_of_unknown_default_with_two_values_keeps_groups_apart(tmp_path):
     runs = [
         _write(tmp_path, "old", {"seed": 0}),
