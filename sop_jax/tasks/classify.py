@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from sop_jax.agreement import facts_of, fingerprint, require_same, together
 from sop_jax.checkpoint import Checkpoints
 from sop_jax.config import each_seed
-from sop_jax.data.dataset import load_seeds
+from sop_jax.data.dataset import Dataset, load_seeds
 from sop_jax.evaluate import (
     COLLAPSE_KEYS,
     COLLAPSE_TRUE_KEYS,
@@ -100,6 +101,7 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     configs = each_seed(config)
     datasets, truth = load_seeds(configs)
     resolved, notes = resolve(config, datasets[0])
+    require_same(facts_of(resolved) | _facts_of_data(datasets), "the data")
     for line in [*dict.fromkeys(data.noise.describe() for data in datasets), *notes]:
         _say(line)
     first = build(each_seed(resolved)[0], datasets[0], make_mesh())
@@ -136,6 +138,19 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
             _say(f"mean and std over {len(folders)} seeds: {workdir}/summary.json")
 
 
+def _facts_of_data(datasets: list[Dataset]) -> dict[str, str]:
+    """What the processes of a run must have read alike."""
+    train, test = datasets[0].train, datasets[0].test
+    given = [data.train.labels for data in datasets]
+    return {
+        "the hash of the training images": fingerprint([train.images]),
+        "the hash of the training ids": fingerprint([train.ids]),
+        "the hash of the given labels": fingerprint(given),
+        "the hash of the test set": fingerprint(test),
+        "the list of the class names": ", ".join(datasets[0].class_names),
+    }
+
+
 def _run_seed(
     experiment: Experiment,
     truth: np.ndarray | None,
@@ -153,7 +168,8 @@ def _run_seed(
     evaluation = Evaluation(experiment, truth, images)
     resident = experiment.resident(images.train)
     try:
-        outcome = train(experiment, resident, workdir, checkpoints, evaluation)
+        with together():
+            outcome = train(experiment, resident, workdir, checkpoints, evaluation)
     finally:
         checkpoints.close()
     if not outcome.finished:
