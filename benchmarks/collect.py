@@ -1,7 +1,6 @@
-"""Writes the figures of finished runs and studies, with command, device and versions, into one
-small JSON file.
+"""Writes the figures of finished runs and studies, and where they ran, into one small JSON file.
 
-    python benchmarks/collect.py RUN_DIR... --out=benchmarks/results/NAME.json [--note=TEXT]
+python benchmarks/collect.py RUN_DIR... --out=benchmarks/results/NAME.json [--note=TEXT]
 """
 
 import argparse
@@ -11,11 +10,26 @@ import pathlib
 import re
 
 FIGURES = (
-    "method", "dataset", "seed", "epochs", "noise_rate_actual", "noise_rate_estimated", "test_accuracy_last",
-    "test_accuracy_best", "best_epoch", "label_issue_auroc", "label_issue_auprc", "label_issue_f1", "margin_auroc",
-    "rows_at_bound", "label_accuracy_before", "label_accuracy_after", "images_per_second", "compile_seconds",
+    "method",
+    "dataset",
+    "seed",
+    "epochs",
+    "noise_rate_actual",
+    "noise_rate_estimated",
+    "test_accuracy_last",
+    "test_accuracy_best",
+    "best_epoch",
+    "label_issue_auroc",
+    "label_issue_auprc",
+    "label_issue_f1",
+    "margin_auroc",
+    "rows_at_bound",
+    "label_accuracy_before",
+    "label_accuracy_after",
+    "images_per_second",
+    "compile_seconds",
     "wall_seconds",
-)  # fmt: skip
+)
 
 
 def rounded(value: object) -> object:
@@ -32,20 +46,20 @@ def collect(folder: pathlib.Path) -> dict:
 
     Folders are cut to their names: a path says more about the machine than about the run.
     """
-    summary, run = (
-        json.loads((folder / name).read_text()) for name in ("summary.json", "run.json")
-    )
-    command = re.sub(
-        r"=(\S*/)([^/\s]+)",
-        lambda m: m[0] if m[0].startswith("=configs/") else f"=.../{m[2]}",
-        run["command"],
-    )
+    summary = json.loads((folder / "summary.json").read_text())
+    run = json.loads((folder / "run.json").read_text())
+    command = re.sub(r"=(?!configs/)\S*/([^/\s]+)", r"=.../\1", run["command"])
     command = re.sub(r"^python \S*sop_jax/main.py", "python -m sop_jax.main", command)
     figures = rounded(summary) if "task" in summary else {name: summary[name] for name in FIGURES}
     return {
-        "command": command, "git_commit": run["git_commit"], "started": run["started"], "devices": run["devices"],
-        "cpu_count": os.cpu_count(), "versions": run["versions"], **figures,
-    }  # fmt: skip
+        "command": command,
+        "git_commit": run["git_commit"],
+        "started": run["started"],
+        "devices": run["devices"],
+        "cpu_count": os.cpu_count(),
+        "versions": run["versions"],
+        **figures,
+    }
 
 
 def main() -> None:
