@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sop_jax", "sop_jax.*"]),
+    package_data={"sop_jax": ["templates/*.html"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -25,6 +26,7 @@ setup(
         "scikit-learn",
         "tqdm",
         "matplotlib",
+        "jinja2",
         "tensorboardX",
         "pillow",
     ],
