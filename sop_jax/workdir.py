@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax.config import changed_fields
 from sop_jax.errors import UserError
 from sop_jax.files import DAMAGED, read_json, write_json, write_text
+from sop_jax.settings import changed_fields
 
 PACKAGES = (
     "jax",

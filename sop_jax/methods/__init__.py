@@ -1,8 +1,7 @@
 """Methods by name: every module of this package, but for `base`, is one; there is no registry.
 
 `make(problem, *, field=default, ...)` builds a method. Its keyword arguments are the fields of
-`config.method`: their types, ranges and defaults stand in its signature, their meanings in the
-`Args:` of its docstring (see `fields.py`).
+`config.method`, and their meanings are read from the `Args:` of its docstring.
 """
 
 import functools
@@ -14,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sop_jax.errors import UserError, suggestion
-from sop_jax.fields import Field, of_function
+from sop_jax.fields import Field, of_function, refuse
 from sop_jax.methods.base import Method as Method
 from sop_jax.methods.base import Problem as Problem
 
@@ -42,11 +41,7 @@ def fields(name: str) -> dict[str, Field]:
 def find(name: str) -> Callable[..., Method]:
     """The factory of a method: `find("sop")(Problem(num_classes=10), variant="paper") -> Method`.
 
-    `find("sop")(num_classes=10, ...)` builds the problem too. The factory raises UserError for a
-    field that the method does not have, or a value that the field does not allow.
-
-    Raises:
-      UserError: there is no such method.
+    `find("sop")(num_classes=10, ...)` builds the problem too. Raises UserError for an unknown name.
     """
     _make(name)
     return functools.partial(_build, name)
@@ -59,18 +54,12 @@ def _build(name: str, problem: Problem | None = None, **values: Any) -> Method:
     known = fields(name)
     for field in values:
         if field not in known:
-            owns = ", ".join(known) or "none"
-            raise UserError(
-                f"method.{field} is no field of method {name!r}{suggestion(field, list(known))}; "
-                f"it has {owns}"
-            )
-    checked = {
-        field: known[field].checked(f"method.{field}", value) for field, value in values.items()
-    }
+            owners = {other: fields(other) for other in names()}
+            refuse(f"method.{field}", f"method {name!r}", known, owners)
+    checked = {field: known[field].checked(f"method.{field}", values[field]) for field in values}
     return _make(name)(problem, **checked)
 
 
 def from_config(config: ConfigDict, problem: Problem) -> Method:
-    """The method that `config.method` describes."""
-    known = fields(config.name)
-    return find(config.name)(problem, **{name: config[name] for name in known if name in config})
+    """The method that a complete `config.method` describes."""
+    return find(config.name)(problem, **{name: config[name] for name in fields(config.name)})

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sop_jax.config import ASYMMETRIC_KINDS
 from sop_jax.errors import UserError
+from sop_jax.general import ASYMMETRIC_KINDS
 
 Rows = dict[str, jax.Array]
 

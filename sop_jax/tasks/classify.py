@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from sop_jax.agreement import facts_of, fingerprint, require_same, together
 from sop_jax.checkpoint import Checkpoints
 from sop_jax.config import each_seed
-from sop_jax.data.dataset import load_seeds
+from sop_jax.data.dataset import Dataset, load_seeds
 from sop_jax.evaluate import (
     COLLAPSE_KEYS,
     COLLAPSE_TRUE_KEYS,
@@ -20,7 +21,7 @@ from sop_jax.evaluate import (
     evaluation_params,
 )
 from sop_jax.evidence import read_evidence
-from sop_jax.experiment import Experiment, build, resolve
+from sop_jax.experiment import Experiment, build, memory_of, resolve
 from sop_jax.files import write_json
 from sop_jax.label_issues import auroc
 from sop_jax.loop import train
@@ -28,6 +29,7 @@ from sop_jax.mesh import make_mesh, put, replicated
 from sop_jax.outputs import write_group_summary, write_labels, write_results
 from sop_jax.report import write_report
 from sop_jax.run_folder import seed_folders
+from sop_jax.settings import text
 from sop_jax.state import TrainState
 from sop_jax.workdir import claim, describe_run, locked
 
@@ -100,6 +102,7 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     configs = each_seed(config)
     datasets, truth = load_seeds(configs)
     resolved, notes = resolve(config, datasets[0])
+    require_same(facts_of(resolved) | _facts_of_data(datasets), "the data")
     for line in [*dict.fromkeys(data.noise.describe() for data in datasets), *notes]:
         _say(line)
     first = build(each_seed(resolved)[0], datasets[0], make_mesh())
@@ -136,6 +139,19 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
             _say(f"mean and std over {len(folders)} seeds: {workdir}/summary.json")
 
 
+def _facts_of_data(datasets: list[Dataset]) -> dict[str, str]:
+    """What the processes of a run must have read alike."""
+    train, test = datasets[0].train, datasets[0].test
+    given = [data.train.labels for data in datasets]
+    return {
+        "the hash of the training images": fingerprint([train.images]),
+        "the hash of the training ids": fingerprint([train.ids]),
+        "the hash of the given labels": fingerprint(given),
+        "the hash of the test set": fingerprint(test),
+        "the list of the class names": ", ".join(datasets[0].class_names),
+    }
+
+
 def _run_seed(
     experiment: Experiment,
     truth: np.ndarray | None,
@@ -153,7 +169,8 @@ def _run_seed(
     evaluation = Evaluation(experiment, truth, images)
     resident = experiment.resident(images.train)
     try:
-        outcome = train(experiment, resident, workdir, checkpoints, evaluation)
+        with together():
+            outcome = train(experiment, resident, workdir, checkpoints, evaluation)
     finally:
         checkpoints.close()
     if not outcome.finished:
@@ -178,16 +195,12 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
     data, devices = experiment.dataset, experiment.mesh.devices.size
     state, per_epoch = experiment.abstract, experiment.steps_per_epoch
     rows = {**state.table, **state.tracker}
-
-    def mebibytes(tree: object) -> float:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 2**20
-
-    network = mebibytes((state.params, state.model_state, state.opt_state))
-    images = (data.train.images.nbytes + data.test.images.nbytes) / 2**20
+    parts = memory_of(state, data, experiment.mesh).items()
+    memory = ", ".join(f"{name} {count / 2**20:.1f} MiB" for name, count in parts)
     shape = data.train.images.shape[1:]
     seeds = ", ".join(str(own.seed) for own in each_seed(config))
     lines = [
-        str(config),
+        text(config),
         f"seeds, one after the other: {seeds}",
         f"devices: {devices} x {jax.devices()[0].device_kind}",
         f"training rows: {len(data.train_rows)} of {len(data.train.labels)} {shape} "
@@ -196,9 +209,7 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
         f"steps: {per_epoch} an epoch, {per_epoch * config.epochs} in all",
         f"parameters: {optax.tree.size(state.params):,}",
         *(f"table {name}: {leaf.shape} {leaf.dtype}" for name, leaf in rows.items()),
-        f"memory a device: network and optimiser {network:.1f} MiB, "
-        f"rows {mebibytes(rows) / devices:.1f} MiB, images {images:.1f} MiB "
-        "(activations not counted)",
+        f"memory a device: {memory} (activations not counted)",
         "dry run: nothing was trained or written",
     ]
     return "\n".join(lines)
