@@ -1,6 +1,4 @@
-"""The two training views: what may be drawn, and that a view depends on (seed, epoch, row)
-alone.
-"""
+"""Training views: what may be drawn, and that a view depends on seed, epoch and example alone."""
 
 import dataclasses
 
