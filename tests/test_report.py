@@ -1,4 +1,4 @@
-"""The page: what it says, that it needs nothing from outside, and clear errors for damaged folders."""
+"""The page: what it says, that it needs nothing from outside, clear errors for damaged folders."""
 
 import json
 import os
@@ -86,6 +86,7 @@ def test_page_is_balanced_small_and_self_contained(which, request):
 def test_headline_numbers_are_those_of_the_summary(known):
     _, facts, html = known
     text, summary = Page(html).text, facts["summary"]
+    before, after = (100 * summary[f"label_accuracy_{when}"] for when in ("before", "after"))
     for expected in (
         "97.41 %",
         "best 98.23 % at epoch 9; diagnostic: chosen on the test set",
@@ -95,7 +96,7 @@ def test_headline_numbers_are_those_of_the_summary(known):
         "AUPRC 0.965",
         f"F1 {summary['label_issue_f1']:.3f}",
         "AUROC of the margin alone 0.932",
-        f"{100 * summary['label_accuracy_before']:.1f} % → {100 * summary['label_accuracy_after']:.1f} %",
+        f"{before:.1f} % → {after:.1f} %",
         f"{facts['flagged'].sum():,}",
         "12,346",
         "2026-08-01 10:20",
