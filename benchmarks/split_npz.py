@@ -1,5 +1,4 @@
-"""Splits an .npz file of `images` and `labels` into the training and test rows that data.name=npz
-reads.
+"""Splits an .npz of `images` and `labels` into the training and test rows of data.name=npz.
 
     python benchmarks/split_npz.py IN.npz OUT.npz
 

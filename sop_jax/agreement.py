@@ -140,7 +140,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _tell(str(error) or type(error).__name__)
+        _tell(_reason(error))
         raise
 
 
@@ -230,18 +230,29 @@ def _end(message: str) -> None:
     os._exit(2)
 
 
+def _broken(error: BaseException) -> bool:
+    """Whether a collective failed, as it does where another process is gone."""
+    return re.search("gloo|nccl", str(error), re.IGNORECASE) is not None
+
+
+def _reason(error: BaseException) -> str:
+    """What the other processes are told of an exception."""
+    if _broken(error):
+        return f"a process of this run ended without a word; {_AGAIN}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def _after_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """What `sys.excepthook` does: a collective that broke has a line, any other error its trace."""
-    if re.search("gloo|nccl", str(error), re.IGNORECASE):
+    if _broken(error):
         time.sleep(
             2.0
         )  # where the process that broke it said why, `_watch` ends this one with that
-        broken = f"a process of this run ended without a word; {_AGAIN}"
-        _tell(broken)
-        _end(broken)
-    announce(f"ended by {kind.__name__}: {error}")
+        _tell(_reason(error))
+        _end(_reason(error))
+    announce(_reason(error))
     sys.__excepthook__(kind, error, trace)
     sys.stderr.flush()
     os._exit(1)
