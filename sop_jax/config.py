@@ -18,7 +18,6 @@ SCHEDULES = ("constant", "step", "cosine", "triangular")
 OPTIMIZERS = ("sgd", "muon")
 SOP_VARIANTS = ("paper", "official")
 V_DTYPES = ("float32", "bfloat16")
-SEEDS_BY = ("auto", "unroll", "vmap")
 NOISE_KINDS = (
     "none",  # the set's labels as they are
     # inclusive: redraw over all K classes, the true one too (published SOP, ELR, DivideMix)
@@ -53,10 +52,8 @@ def default() -> ConfigDict:
     batch of 128.
     """
     config = base("classify")
-    # seeds seed, seed+1, ... trained in one program; noise.seed gives them all one noise draw
+    # seeds seed, seed+1, ... trained in turn; noise.seed gives them all one noise draw
     config.num_seeds = 1
-    # how: unroll (one after the other in each step), vmap (batched); auto: unroll
-    config.seeds_by = "auto"
     config.epochs = 60  # passes over the training rows
     config.batch_size = 128  # global batch, over all devices
     # network arithmetic: bfloat16 on GPU and TPU, float32 on CPU; logits, losses, rows: float32
@@ -282,7 +279,6 @@ def check(config: ConfigDict) -> None:
     )
     at_least(config, 2, "data.num_classes", "data.train_limit")
     one_of(config, "dtype", DTYPES)
-    one_of(config, "seeds_by", SEEDS_BY)
     one_of(config, "noise.kind", NOISE_KINDS)
     one_of(config, "method.variant", SOP_VARIANTS)
     one_of(config, "method.v_dtype", V_DTYPES)
@@ -384,7 +380,7 @@ def changed_fields(saved: dict, config: ConfigDict, requested: ConfigDict) -> li
         may_differ.add("epochs")
     else:
         reasons["epochs"] = ": a run can be made longer, not shorter"
-    may_differ |= {field for field in ("dtype", "seeds_by") if requested[field] == "auto"}
+    may_differ |= {field for field in ("dtype",) if requested[field] == "auto"}
     return [
         f"{name} (was {old!r}, now {new!r}{reasons.get(name, '')})"
         for name, old, new in differences(saved, config, default())

@@ -17,14 +17,18 @@ from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from sop_jax import checkpoint, evaluate, loop, models, outputs, seeds
 from sop_jax import config as configs
-from sop_jax import experiment as experiments
-from sop_jax import mesh as meshes
+from sop_jax import models
+from sop_jax.checkpoint import Checkpoints
 from sop_jax.data import arrays
 from sop_jax.errors import UserError
+from sop_jax.evaluate import evaluation_params, make_predict
+from sop_jax.evidence import judge, read_evidence
+from sop_jax.experiment import Experiment, build, resolve
 from sop_jax.label_issues import worst_first
-from sop_jax.step import TrainState
+from sop_jax.loop import train
+from sop_jax.mesh import fetch, make_mesh, put, replicated
+from sop_jax.state import TrainState
 
 _FIELDS = {  # parameter -> field of the config that it sets
     "method": "method.name",
@@ -126,22 +130,21 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(
                 f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size"
             )
-        config, notes = experiments.resolve(config, len(classes))
+        dataset = arrays.make_dataset(images, given, classes)
+        config, notes = resolve(config, dataset)
         for note in notes if self.verbose else []:
             print(note)
-        group = seeds.build(
-            config, [arrays.make_dataset(images, given, classes)], meshes.make_mesh()
-        )
-        (experiment,), state = group.members, _train(group, quiet=not self.verbose)
+        experiment = build(config, dataset, make_mesh())
+        state = _train(experiment, quiet=not self.verbose)
 
         self.classes_ = classes
         self._given = given
-        self._issues = outputs.read_issues(experiment, state)
+        self._issues, _ = judge(experiment, state, read_evidence(experiment, state))
         self.noise_rate_ = float(self._issues.is_issue.mean())
         self._image_shape = images.shape[1:]
         self._statistics = experiment.dataset.mean, experiment.dataset.std
         self._network = config.model.name, config.dtype, config.model.width
-        self._variables = meshes.fetch((evaluate.evaluation_params(state), state.model_state))
+        self._variables = fetch((evaluation_params(state), state.model_state))
         self._predict = None
         return self
 
@@ -227,17 +230,17 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         """(images uint8 [n, H, W, C], n <= _PREDICT_BATCH) -> probs [n, K], compiled once for all
         n.
         """
-        mesh = meshes.make_mesh()
-        put = functools.partial(meshes.put, sharding=meshes.replicated(mesh))
-        params, model_state = jax.tree.map(put, self._variables)
+        mesh = make_mesh()
+        place = functools.partial(put, sharding=replicated(mesh))
+        params, model_state = jax.tree.map(place, self._variables)
         name, dtype, width = self._network
         model = models.api.find(name, len(self.classes_), jnp.dtype(dtype), width)
         batch = -(-_PREDICT_BATCH // mesh.devices.size) * mesh.devices.size
-        predict = evaluate.make_predict(model.apply, *self._statistics, mesh, batch)
+        predict = make_predict(model, *self._statistics, mesh, batch)
 
         def predict_some(images: np.ndarray) -> np.ndarray:
             padded = np.resize(images, (_PREDICT_BATCH, *images.shape[1:]))
-            return predict(params, model_state, put(padded), np.arange(len(images)))
+            return predict(params, model_state, place(padded), np.arange(len(images)))
 
         return predict_some
 
@@ -251,17 +254,20 @@ class _NoEvaluation:
         return {}
 
 
-def _train(group: seeds.Group, quiet: bool) -> TrainState:
+def _train(experiment: Experiment, quiet: bool) -> TrainState:
     with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
         workdir = pathlib.Path(folder)
-        checkpoints = checkpoint.Checkpoints(workdir)
+        checkpoints = Checkpoints(workdir)
         try:
-            (outcome,) = loop.train(group, workdir, checkpoints, [_NoEvaluation()], quiet)
+            outcome = train(
+                experiment, experiment.resident(), workdir, checkpoints, _NoEvaluation(), quiet
+            )
         finally:
             checkpoints.close()
     if not outcome.finished:
-        # SIGTERM, which the loop turned into a checkpoint that nobody can use here
-        raise SystemExit(143)
+        raise SystemExit(
+            143
+        )  # SIGTERM, which the loop turned into a checkpoint nobody can use here
     return outcome.state
 
 

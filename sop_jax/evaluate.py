@@ -5,22 +5,34 @@ The only module, with `label_issues.py`, that sees true labels.
 """
 
 import functools
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sop_jax import compiler, optimizer
-from sop_jax import mesh as meshes
+from sop_jax.compiler import options_for_steps
 from sop_jax.data.augment import normalise
-from sop_jax.step import TrainState
+from sop_jax.mesh import by_rows, put, replicated
+from sop_jax.methods.base import Method
+from sop_jax.models.api import Model
+from sop_jax.optimizer import averaged
+from sop_jax.state import Resident, TrainState, count_correct, track
+from sop_jax.step import Networks
+from sop_jax.table import gather, padded, scatter
 from sop_jax.theory import collapse
 
 
-def make_predict(apply: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_size: int) -> Callable:
-    """Returns predict(params, model_state, images uint8 [M,H,W,C] replicated, rows int32 [R]) ->
-    probs float32 [R, K].
+class OfImages(Protocol):
+    def __call__(
+        self, params: tuple, model_state: tuple, images: jax.Array, index: np.ndarray
+    ) -> np.ndarray:
+        """float32 [R, ...] of images uint8 [M, H, W, C], replicated, at index int [R]."""
+
+
+def make_predict(model: Model, mean: tuple, std: tuple, mesh: Mesh, batch_size: int) -> OfImages:
+    """Returns predict(params, model_state, images, index) -> probs [R, K].
 
     Probabilities are the mean over the networks of the softmax in evaluation mode, on the plain
     images. The last batch is padded and cut again on the host, so no example is dropped or counted
@@ -28,49 +40,113 @@ def make_predict(apply: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_siz
     """
 
     def mean_probs(params, model_state, inputs):
-        logits = [apply(p, s, inputs, False)[0] for p, s in zip(params, model_state, strict=True)]
-        return sum(jax.nn.softmax(z) for z in logits) / len(logits)
+        probs = [
+            jax.nn.softmax(model.apply(own, statistics, inputs, False)[0])
+            for own, statistics in zip(params, model_state, strict=True)
+        ]
+        return sum(probs) / len(probs)
 
     return _in_batches(mean_probs, mean, std, mesh, batch_size)
 
 
-def make_features(
-    features: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_size: int
-) -> Callable:
-    """Like `make_predict` for `Model.features`: the function returns features float32 [R, d] of the
-    first network.
-    """
-    return _in_batches(
-        lambda params, state, inputs: features(params[0], state[0], inputs),
-        mean,
-        std,
-        mesh,
-        batch_size,
-    )
+def make_features(model: Model, mean: tuple, std: tuple, mesh: Mesh, batch_size: int) -> OfImages:
+    """Like `make_predict`, of `Model.features`: features [R, d] of the first network."""
+
+    def features(params, model_state, inputs):
+        return model.features(params[0], model_state[0], inputs)
+
+    return _in_batches(features, mean, std, mesh, batch_size)
+
+
+class _OfBatch(Protocol):
+    def __call__(self, params: tuple, model_state: tuple, inputs: jax.Array) -> jax.Array:
+        """[B, ...] of normalised images [B, H, W, C]."""
 
 
 def _in_batches(
-    function: Callable, mean: tuple, std: tuple, mesh: Mesh, batch_size: int
-) -> Callable:
-    """(params, model_state, images, rows) -> float32 [R, ...] from `function` of (params,
-    model_state, normalised).
-    """
-    rows_sharding = meshes.rows(mesh)
+    function: _OfBatch, mean: tuple, std: tuple, mesh: Mesh, batch_size: int
+) -> OfImages:
+    """`function` over any number of images, a batch at a time."""
 
-    @functools.partial(jax.jit, compiler_options=compiler.options_for_steps())
+    @functools.partial(jax.jit, compiler_options=options_for_steps())
     def of_batch(params, model_state, images, index):
         values = function(params, model_state, normalise(images[index], mean, std))
-        return jax.lax.with_sharding_constraint(values, meshes.replicated(mesh))
+        return jax.lax.with_sharding_constraint(values, replicated(mesh))
 
-    def of_rows(
-        params: tuple, model_state: tuple, images: jax.Array, rows: np.ndarray
+    def of_images(
+        params: tuple, model_state: tuple, images: jax.Array, index: np.ndarray
     ) -> np.ndarray:
-        padded = np.resize(rows, -(-len(rows) // batch_size) * batch_size).astype(np.int32)
-        batches = [
-            of_batch(params, model_state, images, meshes.put(index, rows_sharding))
-            for index in padded.reshape(-1, batch_size)
+        total = -(-len(index) // batch_size) * batch_size
+        batches = np.resize(index, total).astype(np.int32).reshape(-1, batch_size)
+        values = [
+            of_batch(params, model_state, images, put(batch, by_rows(mesh))) for batch in batches
         ]
-        return np.concatenate([np.asarray(b) for b in batches])[: len(rows)]
+        return np.concatenate([np.asarray(value) for value in values])[: len(index)]
+
+    return of_images
+
+
+class TrainingPass(Protocol):
+    def __call__(self, state: TrainState, resident: Resident, index: np.ndarray) -> TrainState:
+        """The state after a pass over the plain images at index int [n]; the old one is dead."""
+
+
+def make_training_pass(
+    method: Method,
+    model: Model,
+    mean: tuple,
+    std: tuple,
+    mesh: Mesh,
+    batch_size: int,
+    steps_per_epoch: int,
+    window_start: int,
+    shardings: TrainState,
+) -> TrainingPass | None:
+    """The pass that ends an epoch, in evaluation mode; None where the method needs none.
+
+    `method.score` writes its rows, and where the loss saw no plain view, the tracker reads the
+    predictions of this pass. `shardings` is a tree like the state.
+    """
+    if method.score is None and method.plain_view:
+        return None
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=0,
+        out_shardings=shardings,
+        compiler_options=options_for_steps(),
+    )
+    def of_batch(
+        state: TrainState, resident: Resident, example: jax.Array, index: jax.Array
+    ) -> TrainState:
+        forward = Networks(model, state.params, state.model_state, train=False)
+        inputs, label = normalise(resident.images[example], mean, std), resident.labels[example]
+        if method.score is not None:
+            scored = method.score(forward, inputs, label)
+            part = {name: state.table[name] for name in scored}
+            state = state._replace(table={**state.table, **scatter(part, index, scored)})
+        if not method.plain_view:
+            logits = sum(forward(net, inputs) for net in range(method.num_nets)) / method.num_nets
+            epoch = state.step // steps_per_epoch - 1
+            tracked = track(gather(state.tracker, index), logits, label, epoch, window_start)
+            num_rows = jax.tree.leaves(state.tracker)[0].shape[0]
+            correct = count_correct(tracked, label, (index < num_rows).astype(jnp.float32))
+            state = state._replace(
+                tracker=scatter(state.tracker, index, tracked),
+                sums=state.sums._replace(correct=state.sums.correct + correct),
+            )
+        return state
+
+    def of_rows(state: TrainState, resident: Resident, index: np.ndarray) -> TrainState:
+        total = -(-len(index) // batch_size) * batch_size
+        example = np.resize(index, total).astype(np.int32)
+        real = np.arange(total) < len(index)
+        stored = np.where(real, example, padded(resident.labels.shape[0])).astype(np.int32)
+        for start in range(0, total, batch_size):
+            own = slice(start, start + batch_size)
+            placed = [put(part[own], by_rows(mesh)) for part in (example, stored)]
+            state = of_batch(state, resident, *placed)
+        return state
 
     return of_rows
 
@@ -81,7 +157,7 @@ def evaluation_params(state: TrainState) -> tuple:
 
     Batch statistics are no parameters: the running ones of `state.model_state` go with either.
     """
-    return optimizer.averaged(state.opt_state, state.params)
+    return averaged(state.opt_state, state.params)
 
 
 def accuracy(probs: np.ndarray, labels: np.ndarray, top: int = 1) -> float:

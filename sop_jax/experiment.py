@@ -1,28 +1,42 @@
-"""Puts the parts together for one configuration and one data set: mesh, network, method, optimiser,
-compiled step.
-"""
+"""Puts the parts together for one configuration and one data set: mesh, network, method, steps."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from sop_jax import mesh as meshes
-from sop_jax import methods, models, optimizer, table
-from sop_jax import step as steps
-from sop_jax.config import ASYMMETRIC_KINDS
+from sop_jax import methods, models
 from sop_jax.data import pipeline
 from sop_jax.data.augment import Augment
 from sop_jax.data.dataset import Dataset
 from sop_jax.errors import UserError
-from sop_jax.evaluate import make_features, make_predict
-from sop_jax.methods import sop
+from sop_jax.evaluate import (
+    OfImages,
+    TrainingPass,
+    make_features,
+    make_predict,
+    make_training_pass,
+)
+from sop_jax.mesh import check_batch_size, fetch, put, replicated
+from sop_jax.methods.base import Method, Problem
+from sop_jax.optimizer import make_optimizer, network_optimizer
+from sop_jax.programs import (
+    Init,
+    Programs,
+    compile_epoch_end,
+    compile_init,
+    compile_steps,
+    repeated,
+    step_from_plan,
+)
+from sop_jax.state import Resident, TrainState, init_state, state_shardings
+from sop_jax.step import EpochEnd, make_epoch_end, make_step
+from sop_jax.table import padded, values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +45,26 @@ class Experiment:
 
     Attributes:
       config: resolved, every field that the run uses has a value.
-      start: (key, given labels int32 [N]) -> TrainState, on the mesh, jitted. abstract: its shapes,
-        dtypes, shardings.
-      step: (state, resident, example [B], index [B]) -> (state, loss), not compiled: `seeds.py`
-        makes programs of it.
-      predict: (params, model_state, images, rows) -> probs [R, K].
-      features: likewise -> features [R, d] of the first network. classifier: its params -> (W [K,
-        d], b [K]).
-      end_epoch: (state, epoch) -> state, the method's `on_epoch_end`, or None where it has none.
+      start: (key, given labels int32 [N]) -> TrainState, on the mesh, jitted.
+      abstract: the state's shapes, dtypes and shardings.
+      programs: the compiled steps.
+      training_pass, epoch_end: what ends an epoch; None where the method has no such thing.
+      predict: probs [R, K] of images. features: features [R, d] of the first network.
+      classifier: parameters of a network -> (W [K, d], b [K]) of its last layer.
     """
 
     config: ConfigDict
     dataset: Dataset
     mesh: Mesh
-    method: methods.Method
-    start: Callable[[jax.Array, jax.Array], steps.TrainState]
-    abstract: steps.TrainState
-    step: Callable
-    predict: Callable
-    features: Callable
-    classifier: Callable
-    end_epoch: Callable | None
+    method: Method
+    start: Init
+    abstract: TrainState
+    programs: Programs
+    training_pass: TrainingPass | None
+    epoch_end: EpochEnd | None
+    predict: OfImages
+    features: OfImages
+    classifier: Callable[[Any], tuple[jax.Array, jax.Array]]
 
     @property
     def num_classes(self) -> int:
@@ -63,47 +76,87 @@ class Experiment:
         """Updates in one pass over the training rows."""
         return pipeline.steps_per_epoch(len(self.dataset.train_rows), self.config.batch_size)
 
-    def init(self) -> steps.TrainState:
+    def init(self) -> TrainState:
         """The state before the first step."""
-        return self.start(jax.random.key(self.config.seed), jnp.asarray(self.dataset.train.labels))
+        labels = put(self.dataset.train.labels, replicated(self.mesh))
+        return self.start(jax.random.key(self.config.seed), labels)
 
-    def plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The batches of an epoch, see `pipeline.epoch_plan`."""
-        padded = table.padded(len(self.dataset.train.labels))
-        return pipeline.epoch_plan(
-            self.dataset.train_rows, self.config.batch_size, self.config.seed, epoch, padded
+    def resident(self, images: jax.Array | None = None) -> Resident:
+        """The training set on every device; `images` where they are there already."""
+        copied = replicated(self.mesh)
+        images = put(self.dataset.train.images, copied) if images is None else images
+        return Resident(images, put(self.dataset.train.labels, copied))
+
+    def plan(self, state: TrainState, epoch: int) -> tuple[TrainState, np.ndarray, np.ndarray]:
+        """The batches of an epoch: (state, example, index), both int32 [S, streams * B].
+
+        A plan of the method's own is made from the rows as they are when the epoch begins; the
+        state keeps it, so that a run stopped inside the epoch goes on with it.
+        """
+        rows, padded_index = self.dataset.train_rows, padded(len(self.dataset.train.labels))
+        usual = pipeline.epoch_plan(
+            rows, self.config.batch_size, self.config.seed, epoch, padded_index
         )
+        if self.method.plan is None:
+            return state, *usual
+        if int(state.step) % self.steps_per_epoch:
+            index = fetch(state.plan)
+        else:
+            of_rows = {name: values(leaf[rows]) for name, leaf in fetch(state.table).items()}
+            rng = np.random.default_rng([self.config.seed, epoch])
+            positions = self.method.plan(rng, epoch, of_rows, fetch(state.shared))
+            shape = self.abstract.plan.shape
+            index = (
+                usual[1]
+                if positions is None
+                else pipeline.own_plan(positions, rows, shape, padded_index)
+            )
+            state = state._replace(plan=put(index, replicated(self.mesh)))
+        return state, pipeline.examples_of(index, padded_index, rows[0]), index
+
+    def end_epoch(self, state: TrainState, resident: Resident) -> TrainState:
+        """What the method does after an epoch's last step; the old state may be dead."""
+        if self.training_pass is not None:
+            state = self.training_pass(state, resident, self.dataset.train_rows)
+        if self.epoch_end is not None:
+            index = put(self.dataset.train_rows, replicated(self.mesh))
+            state = self.epoch_end(state, resident.labels, index)
+        return state
+
+    def of_seed(self, config: ConfigDict, dataset: Dataset) -> "Experiment":
+        """The same programs for a config and data that differ in seed and given labels alone."""
+        return dataclasses.replace(self, config=config, dataset=dataset)
 
 
-def resolve(config: ConfigDict, num_classes: int) -> tuple[ConfigDict, list[str]]:
-    """Fills the fields that depend on the data or the machine; returns the copy and a note for each
-    choice made.
+def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]]:
+    """Fills the fields that depend on the data or the machine.
+
+    Returns:
+      The resolved copy, and a note for each choice made of the method's.
+
+    Raises:
+      UserError: a field that cannot be on this machine, or that the method refuses.
     """
     config, notes = config.copy_and_resolve_references(), []
     platform = jax.default_backend()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
-    if config.seeds_by == "auto":
-        # benchmarks/NOTES.md: on a CPU vmap wins with toy images alone; no GPU yet
-        config.seeds_by = "unroll"
     if config.steps_per_dispatch == 0:
         config.steps_per_dispatch = 1 if platform == "cpu" else 64
     if platform == "cpu" and config.steps_per_dispatch != 1:
         raise UserError(
-            f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a convolution "
-            "inside a loop about 40 times slower; set it to 1, or 0 to choose"
+            f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a "
+            "convolution inside a loop about 40 times slower; set it to 1, or 0 to choose"
         )
-    method = config.method
-    if method.name in ("sop", "sop_plus"):
-        asymmetric = config.noise.kind in ASYMMETRIC_KINDS
-        published = sop.published_learning_rates(num_classes, asymmetric, method.variant)
-        for name, rate in zip(("learning_rate_u", "learning_rate_v"), published, strict=True):
-            if method[name] is None:
-                method[name] = rate
-                notes.append(
-                    f"method.{name} = {rate:g} (published for {num_classes} classes, "
-                    f"{'asymmetric' if asymmetric else 'symmetric or human'} noise, at B = 128)"
-                )
+    problem = problem_of(config, dataset)
+    published = methods.from_config(config.method, problem).defaults(problem)
+    for name, value in published.items():
+        if config.method[name] is None:
+            config.method[name] = value
+            notes.append(
+                f"method.{name} = {value} (published for {problem.num_classes} classes, "
+                f"noise.kind={problem.noise_kind!r})"
+            )
     return config, notes
 
 
@@ -126,13 +179,30 @@ def _statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(map(float, dataset.mean)), tuple(map(float, dataset.std))
 
 
+def problem_of(config: ConfigDict, dataset: Dataset) -> Problem:
+    """What the method may know of its data."""
+    num_examples = len(dataset.train_rows)
+    injected = config.noise.kind not in ("none", "human")
+    return Problem(
+        num_classes=len(dataset.class_names),
+        num_examples=num_examples,
+        noise_kind=config.noise.kind,
+        noise_rate=config.noise.rate if injected else None,
+        steps_per_epoch=pipeline.steps_per_epoch(num_examples, config.batch_size),
+        epochs=config.epochs,
+    )
+
+
 def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
-    """Builds the experiment; `config` is resolved. Raises UserError where the batch does not fit
-    the devices.
+    """Builds the experiment of a resolved config.
+
+    Raises:
+      UserError: the batch does not fit the devices, or a field does not fit the data.
     """
-    meshes.check_batch_size(config.batch_size, mesh)
-    num_classes = len(dataset.class_names)
-    method = methods.from_config(config.method, num_classes)
+    check_batch_size(config.batch_size, mesh)
+    problem = problem_of(config, dataset)
+    num_classes, per_epoch = problem.num_classes, problem.steps_per_epoch
+    method = methods.from_config(config.method, problem)
     mean, std = _statistics(dataset)
     filters = None
     if config.model.name == "fast_net" and config.model.whitening:
@@ -149,17 +219,13 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         config.model.classifier,
         config.model.feature_dim,
     )
-    augment = make_augment(config, dataset)
-    per_epoch = pipeline.steps_per_epoch(len(dataset.train_rows), config.batch_size)
-    optimiser = optimizer.make_optimizer(
-        optimizer.network_optimizer(config, per_epoch), method.row_learning_rates, config.batch_size
-    )
-    step = steps.make_step(
-        method, model.apply, optimiser, per_epoch, config.epochs - tracked_epochs(config.epochs)
-    )
+    network = method.network_transform(network_optimizer(config, per_epoch), per_epoch)
+    optimiser = make_optimizer(network, method.row_learning_rates, config.batch_size)
+    window_start = config.epochs - tracked_epochs(config.epochs)
+    plan_shape = (per_epoch, method.streams * config.batch_size)
 
-    def init_state(key, labels):
-        return steps.init_state(
+    def init(key, labels):
+        return init_state(
             key,
             method,
             model,
@@ -168,46 +234,40 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
             labels,
             num_classes,
             config.track_predictions,
+            plan_shape if method.plan is not None else None,
         )
 
-    shapes = jax.eval_shape(init_state, jax.random.key(0), jnp.asarray(dataset.train.labels))
-    shardings = steps.state_shardings(shapes, mesh)
-    end_epoch = None
-    if method.on_epoch_end is not methods.base.keep_epoch:
-        end_epoch = jax.jit(
-            functools.partial(_end_epoch, method), donate_argnums=0, out_shardings=shardings
-        )
-    eval_batch_size = _eval_batch_size(config.batch_size, mesh)
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(dataset.train.labels))
+    shardings = state_shardings(shapes, mesh)
+    step = make_step(method, model, optimiser, per_epoch, window_start)
+    one = step_from_plan(step, make_augment(config, dataset), method.views, per_epoch)
+    epoch_end = None
+    if method.on_epoch_end is not None:
+        epoch_end = compile_epoch_end(make_epoch_end(method, per_epoch), shardings)
+    images_per_batch = _eval_batch_size(config.batch_size, mesh)
+    of_images = (mean, std, mesh, images_per_batch)
     return Experiment(
         config=config,
         dataset=dataset,
         mesh=mesh,
         method=method,
-        start=steps.compile_init(init_state, shardings),
-        abstract=_with_shardings(shapes, shardings),
-        step=steps.step_from_plan(step, augment, method.num_views, per_epoch),
-        predict=make_predict(model.apply, mean, std, mesh, eval_batch_size),
-        features=make_features(model.features, mean, std, mesh, eval_batch_size),
+        start=compile_init(init, shardings),
+        abstract=jax.tree.map(_with_sharding, shapes, shardings),
+        programs=Programs(compile_steps(repeated(one), shardings, mesh)),
+        training_pass=make_training_pass(
+            method, model, *of_images, per_epoch, window_start, shardings
+        ),
+        epoch_end=epoch_end,
+        predict=make_predict(model, *of_images),
+        features=make_features(model, *of_images),
         classifier=model.classifier,
-        end_epoch=end_epoch,
     )
 
 
-def _end_epoch(
-    method: methods.Method, state: steps.TrainState, epoch: jax.Array
-) -> steps.TrainState:
-    table_, shared = method.on_epoch_end(state.table, state.shared, epoch)
-    return state._replace(table=table_, shared=shared)
-
-
-def _with_shardings(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(
-        lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings
-    )
+def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
 def _eval_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """At least 500 and a multiple of the devices, so that a small training batch does not slow
-    evaluation.
-    """
+    """At least 500 and a multiple of the devices, so a small batch does not slow evaluation."""
     return max(batch_size, -(-500 // mesh.devices.size) * mesh.devices.size)

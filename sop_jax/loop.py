@@ -1,5 +1,4 @@
-"""The training loop: the only module with a `for` over epochs and steps. One seed is a group of one
-(`seeds.py`).
+"""The training loop: the only module with a `for` over epochs and steps.
 
 Metrics are read one dispatch late, so that the host never waits for the device; a loss that is not
 finite stops the run and names the step. SIGTERM saves a checkpoint at the step and ends the loop.
@@ -9,35 +8,39 @@ import contextlib
 import itertools
 import pathlib
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from sop_jax import mesh as meshes
-from sop_jax import optimizer, tensorboard
-from sop_jax import table as tables
+from sop_jax import tensorboard
 from sop_jax.checkpoint import Checkpoints, all_finite
 from sop_jax.errors import UserError
 from sop_jax.experiment import Experiment
-from sop_jax.run_folder import seed_folders
-from sop_jax.seeds import Group, State, split
-from sop_jax.step import TrainState
+from sop_jax.mesh import by_batch, fetch, put
+from sop_jax.optimizer import learning_rate_at
+from sop_jax.state import Resident, TrainState
+from sop_jax.table import values
 from sop_jax.workdir import append_metrics, read_metrics
 
 
+class Evaluation(Protocol):
+    keys: Sequence[str]  # of what the call returns; they stand as null in epochs not evaluated
+
+    def __call__(self, state: TrainState) -> dict:
+        """The metrics of an evaluated epoch, merged into its record."""
+
+
 class Outcome(NamedTuple):
-    """How training ended for one seed."""
+    """How training ended."""
 
     state: TrainState
-    history: list[dict]  # the lines of its metrics.jsonl
-    # False where SIGTERM ended it early; this and the times below are those of the whole group
-    finished: bool
+    history: list[dict]  # the records of metrics.jsonl
+    finished: bool  # False where SIGTERM ended it early
     compile_seconds: float  # of this process
     step_seconds: list[float]  # of every step of this process
 
@@ -73,46 +76,38 @@ def _sigterm_flag() -> Iterator[Callable[[], bool]]:
 
 
 class Runner:
-    """Calls the compiled steps, compiling each number of steps once and counting the seconds that
-    takes.
-    """
+    """Calls the compiled steps on a training set, placing the index arrays on the mesh."""
 
-    def __init__(self, group: Group):
-        self._group = group
-        self._resident = group.resident()
-        self._compiled: dict[int, Callable] = {}
-        self.compile_seconds = 0.0
+    def __init__(self, experiment: Experiment, resident: Resident):
+        self.resident = resident
+        self._programs = experiment.programs
+        self._by_batch = by_batch(experiment.mesh)
+        self._compiled_before = experiment.programs.compile_seconds
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds that compiling has taken since this runner was made."""
+        return self._programs.compile_seconds - self._compiled_before
 
     def __call__(
-        self, state: State, example: np.ndarray, index: np.ndarray
-    ) -> tuple[State, jax.Array]:
-        """Runs the S steps of example, index int32 [S, B] or [S, R, B]; returns the new state,
-        losses [S] or [S, R].
-        """
-        plan = [meshes.put(part, self._group.plan_sharding) for part in (example, index)]
-        compiled = self._compiled.get(len(example))
-        if compiled is None:
-            start = time.perf_counter()
-            compiled = self._group.run_steps.lower(state, self._resident, *plan).compile()
-            self._compiled[len(example)] = compiled
-            self.compile_seconds += time.perf_counter() - start
-        return compiled(state, self._resident, *plan)
+        self, state: TrainState, example: np.ndarray, index: np.ndarray
+    ) -> tuple[TrainState, jax.Array]:
+        """Runs the S steps of example, index int32 [S, B]; returns the new state, losses [S]."""
+        placed = [put(part, self._by_batch) for part in (example, index)]
+        return self._programs(state, self.resident, *placed)
 
 
 class _Losses:
     """Reads losses one dispatch late and stops the run at the first that is not finite."""
 
-    def __init__(self, saved_step: Callable[[], int | None], seeds: tuple[int, ...] = (0,)):
-        self._seeds = seeds
+    def __init__(self, saved_step: Callable[[], int | None]):
         self._waiting: tuple[int, jax.Array] | None = None
         self._saved_step = saved_step
         self._last_read: float | None = None
         self.step_seconds: list[float] = []
 
     def push(self, first_step: int, losses: jax.Array) -> None:
-        """Takes the losses of the steps from `first_step` on and reads those of the dispatch
-        before.
-        """
+        """Takes the losses [S] of the steps from `first_step` on and reads the dispatch before."""
         self.flush()
         self._waiting = (first_step, losses)
 
@@ -126,20 +121,12 @@ class _Losses:
         if self._last_read is not None:
             self.step_seconds += [(now - self._last_read) / len(losses)] * len(losses)
         self._last_read = now
-        losses = losses.reshape(len(losses), len(self._seeds))
-        bad = np.argwhere(~np.isfinite(losses))
+        bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
-            step, seed = bad[0]
-            saved = self._saved_step()
-            kept = (
-                "no checkpoint was saved yet"
-                if saved is None
-                else f"the checkpoint of step {saved} is kept"
-            )
             raise UserError(
-                f"the loss{_of(self._seeds, [seed])} is {losses[step, seed]} at step {first + step}; "
-                f"{kept}. Lower config.optimizer.learning_rate (or method.learning_rate_u, "
-                "learning_rate_v)"
+                f"the loss is {losses[bad[0]]} at step {first + bad[0]}; "
+                f"{_kept(self._saved_step())}. Lower config.optimizer.learning_rate (or a learning "
+                "rate of config.method)"
             )
 
     def pause(self) -> None:
@@ -147,92 +134,83 @@ class _Losses:
         self._last_read = None
 
 
+def _kept(saved_step: int | None) -> str:
+    if saved_step is None:
+        return "no checkpoint was saved yet"
+    return f"the checkpoint of step {saved_step} is kept"
+
+
 def train(
-    group: Group,
+    experiment: Experiment,
+    resident: Resident,
     workdir: pathlib.Path,
     checkpoints: Checkpoints,
-    evaluations: Sequence[Callable[[TrainState], dict]],
+    evaluate: Evaluation,
     quiet: bool = False,
-) -> list[Outcome]:
-    """Trains every seed from the newest good checkpoint, or from the start, to config.epochs.
+) -> Outcome:
+    """Trains from the newest good checkpoint, or from the start, to config.epochs.
 
     Args:
-      workdir: metrics.jsonl and tensorboard/ go into its `seed_folders`.
-      evaluations: for each seed, state -> metrics of an evaluated epoch, merged into its line of
-        metrics.jsonl; its keys stand there as null in epochs that are not evaluated.
+      resident: the training set on the devices.
+      workdir: metrics.jsonl and tensorboard/ go there.
+      evaluate: what is measured at an evaluated epoch.
       quiet: print no line for each epoch and show no progress bar.
-
-    Returns:
-      The outcome of each seed.
 
     Raises:
       UserError: the checkpoint is one of other labels; a loss, a parameter or a row is not finite;
         a file cannot be read or written.
     """
-    members, seeds, labels_sha256 = group.members, group.seeds, group.labels_sha256
-    config, per_epoch = members[0].config, members[0].steps_per_epoch
-    folders = seed_folders(workdir, seeds)
+    config, per_epoch = experiment.config, experiment.steps_per_epoch
+    labels_sha256 = experiment.dataset.noise.sha256
     speaks = jax.process_index() == 0 and not quiet
-    restored = checkpoints.restore(group.abstract)
-    state, meta = restored if restored else (group.init(), {"labels_sha256": labels_sha256})
+    restored = checkpoints.restore(experiment.abstract)
+    state, meta = restored if restored else (experiment.init(), {"labels_sha256": labels_sha256})
     if meta["labels_sha256"] != labels_sha256:
         raise UserError(
-            f"the given labels are not those that {workdir} was trained on (sha256 {labels_sha256[:12]}, "
-            f"was {meta['labels_sha256'][:12]}); restore the data or name another --workdir"
+            f"the given labels are not those that {workdir} was trained on (sha256 "
+            f"{labels_sha256[:12]}, was {meta['labels_sha256'][:12]}); restore the data or name "
+            "another --workdir"
         )
     step = int(state.step)
-    histories = [read_metrics(own, step // per_epoch) for own in folders]
+    history = read_metrics(workdir, step // per_epoch)
     if restored and speaks:
         tqdm.write(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
 
-    events = [
-        tensorboard.Events(own, history) for own, history in zip(folders, histories, strict=True)
-    ]
-    runner = Runner(group)
-    saved_step = [step if restored else None]
-    losses = _Losses(lambda: saved_step[0], seeds)
+    events = tensorboard.Events(workdir, history)
+    runner = Runner(experiment, resident)
+    saved_step = step if restored else None
+    losses = _Losses(lambda: saved_step)
     meta = {"labels_sha256": labels_sha256, "steps_per_epoch": per_epoch}
-    step_images = config.batch_size * len(members)
     bar = tqdm(
-        total=config.epochs * per_epoch * step_images,
+        total=config.epochs * per_epoch * config.batch_size,
         unit="img",
         unit_scale=True,
         disable=None if speaks else True,
-        initial=step * step_images,
+        initial=step * config.batch_size,
         dynamic_ncols=True,
     )
 
     def save(best: bool = False) -> None:
-        bad = [
-            place
-            for place, own in enumerate(split(state))
-            if not all_finite(own._replace(table=tables.values(own.table)))
-        ]
-        if bad:
+        nonlocal saved_step
+        if not all_finite(state._replace(table=values(state.table))):
             raise UserError(
-                f"parameters or rows{_of(seeds, bad)} are not finite after step {step}; checkpoint of step "
-                f"{saved_step[0]} is kept. Lower config.optimizer.learning_rate"
+                f"parameters or rows are not finite after step {step}; {_kept(saved_step)}. Lower "
+                "config.optimizer.learning_rate"
             )
         checkpoints.save(state, meta, best)
-        saved_step[0] = step
+        saved_step = step
 
-    def outcomes(finished: bool) -> list[Outcome]:
-        return [
-            Outcome(own, history, finished, runner.compile_seconds, losses.step_seconds)
-            for own, history in zip(split(state), histories, strict=True)
-        ]
+    def outcome(finished: bool) -> Outcome:
+        return Outcome(state, history, finished, runner.compile_seconds, losses.step_seconds)
 
     with contextlib.ExitStack() as stack:
         terminated = stack.enter_context(_sigterm_flag())
-        for resource in (bar, *events):
+        for resource in (bar, events):
             stack.enter_context(contextlib.closing(resource))
         for epoch in range(step // per_epoch, config.epochs):
-            example, index = group.plan(epoch)
-            start, compile_before, done = (
-                time.perf_counter(),
-                runner.compile_seconds,
-                step % per_epoch,
-            )
+            state, example, index = experiment.plan(state, epoch)
+            start, compiled_before = time.perf_counter(), runner.compile_seconds
+            done = step % per_epoch
             for first in range(done, per_epoch, config.steps_per_dispatch):
                 chunk = slice(first, min(first + config.steps_per_dispatch, per_epoch))
                 compiled = runner.compile_seconds
@@ -241,94 +219,78 @@ def train(
                     losses.pause()
                 losses.push(step, batch_losses)
                 step += len(batch_losses)
-                bar.update(len(batch_losses) * step_images)
+                bar.update(len(batch_losses) * config.batch_size)
                 if terminated() and step % per_epoch:
                     losses.flush()
                     save()
-                    return outcomes(finished=False)
+                    return outcome(finished=False)
             losses.flush()
-            seconds = time.perf_counter() - start - (runner.compile_seconds - compile_before)
-            state = group.end_epoch(state, epoch)
-            rows = [
-                _epoch_row(member, own, epoch, step, seconds, per_epoch - done)
-                for member, own in zip(members, split(state), strict=True)
-            ]
-            for row, evaluate, own in zip(rows, evaluations, split(state), strict=True):
-                row |= (
-                    evaluate(own) if _is_evaluated(config, epoch) else dict.fromkeys(evaluate.keys)
-                )
-            best = _is_best(rows, histories)
-            for row, history, own, written in zip(rows, histories, folders, events, strict=True):
-                history.append(row)
-                append_metrics(own, row)
-                written.add(row)
+            seconds = time.perf_counter() - start - (runner.compile_seconds - compiled_before)
+            state = experiment.end_epoch(state, resident)
+            record = _epoch_record(experiment, state, epoch, seconds, per_epoch - done)
+            evaluated = _is_evaluated(config, epoch)
+            record |= evaluate(state) if evaluated else dict.fromkeys(evaluate.keys)
+            best = _is_best(record, history)
+            history.append(record)
+            append_metrics(workdir, record)
+            events.add(record)
             if speaks:
-                tqdm.write(_describe(rows, config.epochs))
+                tqdm.write(_describe(record, config.epochs))
             losses.pause()
-            if (
-                best
-                or terminated()
-                or (epoch + 1) % config.checkpoint_every == 0
-                or epoch + 1 == config.epochs
-            ):
+            last = epoch + 1 == config.epochs
+            if best or terminated() or (epoch + 1) % config.checkpoint_every == 0 or last:
                 save(best)
-            if terminated() and epoch + 1 < config.epochs:
-                return outcomes(finished=False)
-    return outcomes(finished=True)
-
-
-def _of(seeds: tuple[int, ...], places: Sequence[int]) -> str:
-    """' of seed 3' where there are several seeds to tell apart, else ''."""
-    return f" of seed {', '.join(str(seeds[place]) for place in places)}" if len(seeds) > 1 else ""
+            if terminated() and not last:
+                return outcome(finished=False)
+    return outcome(finished=True)
 
 
 def _is_evaluated(config, epoch: int) -> bool:
     return (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
 
 
-def _is_best(rows: list[dict], histories: list[list[dict]]) -> bool:
-    """Whether the epoch has the highest validation accuracy so far, the mean over seeds (never,
-    without a split).
-    """
-
-    def accuracy(rows: Sequence[dict]) -> float | None:
-        values = [row.get("validation_accuracy") for row in rows]
-        return None if None in values else statistics.fmean(values)
-
-    now = accuracy(rows)
-    return now is not None and all(
-        now > (accuracy(past) or 0.0) for past in zip(*histories, strict=True)
-    )
+def _is_best(record: dict, history: list[dict]) -> bool:
+    """Whether the epoch has the highest validation accuracy so far (never, without a split)."""
+    accuracy = record.get("validation_accuracy")
+    if accuracy is None:
+        return False
+    return all(accuracy > (past.get("validation_accuracy") or 0.0) for past in history)
 
 
-def _epoch_row(
-    experiment: Experiment, state: TrainState, epoch: int, step: int, seconds: float, steps: int
+def _epoch_record(
+    experiment: Experiment, state: TrainState, epoch: int, seconds: float, steps: int
 ) -> dict:
-    sums = jax.tree.map(float, meshes.fetch(state.sums))
-    images = len(experiment.dataset.train_rows) * steps / experiment.steps_per_epoch
+    """The record of an epoch before evaluation; `steps` of it ran in `seconds`."""
+    config, method, num_rows = (
+        experiment.config,
+        experiment.method,
+        len(experiment.dataset.train_rows),
+    )
+    sums = jax.tree.map(float, fetch(state.sums))
+    predicted = sums.rows if method.plain_view else num_rows
     return {
         "epoch": epoch,
-        "step": step,
-        "learning_rate": float(optimizer.learning_rate_at(experiment.config, epoch)),
-        "train_loss": sums.loss * experiment.config.batch_size / sums.rows,
-        "train_accuracy": sums.correct / sums.rows,
-        "images_per_second": images / seconds,
+        "step": (epoch + 1) * experiment.steps_per_epoch,
+        "learning_rate": float(learning_rate_at(config, epoch)),
+        "train_loss": sums.loss * method.streams * config.batch_size / sums.rows,
+        "train_accuracy": sums.correct / predicted,
+        "images_per_second": num_rows * steps / experiment.steps_per_epoch / seconds,
         "seconds": seconds,
+        **{name: total / sums.steps for name, total in sums.metrics.items()},
     }
 
 
-def _describe(rows: list[dict], epochs: int) -> str:
-    """One line for people; of several seeds the mean +- the sample standard deviation."""
-    parts = [f"epoch {rows[0]['epoch'] + 1}/{epochs}"]
-    for name, text in (
-        ("train_loss", "loss"),
-        ("train_accuracy", "train (given labels)"),
-        ("test_accuracy", "test"),
-        ("validation_accuracy", "validation (given labels)"),
-        ("label_issue_auroc", "issue AUROC"),
-    ):
-        values = [row[name] for row in rows if row.get(name) is not None]
-        if values:
-            spread = f" +- {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            parts.append(f"{text} {statistics.fmean(values):.4f}{spread}")
-    return ", ".join([*parts, f"{sum(row['images_per_second'] for row in rows):,.0f} images/s"])
+def _describe(record: dict, epochs: int) -> str:
+    """One line for people."""
+    texts = {
+        "train_loss": "loss",
+        "train_accuracy": "train (given labels)",
+        "test_accuracy": "test",
+        "validation_accuracy": "validation (given labels)",
+        "label_issue_auroc": "issue AUROC",
+    }
+    known = [
+        f"{text} {record[name]:.4f}" for name, text in texts.items() if record.get(name) is not None
+    ]
+    speed = f"{record['images_per_second']:,.0f} images/s"
+    return ", ".join([f"epoch {record['epoch'] + 1}/{epochs}", *known, speed])

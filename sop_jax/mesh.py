@@ -37,16 +37,14 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def rows(mesh: Mesh) -> NamedSharding:
-    """Sharding that splits the leading dimension (table rows, batch) over the devices."""
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """Sharding that splits the leading dimension (rows of a table, a batch) over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def columns(mesh: Mesh, leading: int = 1) -> NamedSharding:
-    """Sharding of an index array [S, B] (`leading` 2: [S, seeds, B]): every device holds its part
-    of each batch.
-    """
-    return NamedSharding(mesh, PartitionSpec(*[None] * leading, AXIS))
+def by_batch(mesh: Mesh) -> NamedSharding:
+    """Sharding of an index array [S, B]: every device holds its part of each batch."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -79,5 +77,6 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     if batch_size % devices:
         nearest = max(devices, devices * round(batch_size / devices))
         raise UserError(
-            f"batch_size={batch_size} is not divisible by the {devices} devices; set --config.batch_size={nearest}"
+            f"batch_size={batch_size} is not divisible by the {devices} devices; "
+            f"set --config.batch_size={nearest}"
         )

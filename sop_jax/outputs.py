@@ -1,25 +1,20 @@
-"""The files a finished run leaves beside its metrics: labels, issues, predictions, gallery, summary
-(design, 5).
-"""
+"""The files a finished run leaves beside its metrics: labels, issues, predictions, gallery,
+summary."""
 
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from sop_jax import evaluate, label_issues
-from sop_jax import mesh as meshes
-from sop_jax import table as tables
 from sop_jax.data.dataset import Dataset
+from sop_jax.evidence import judge, read_evidence
 from sop_jax.experiment import Experiment
 from sop_jax.files import write_arrays, write_json
-from sop_jax.label_issues import LabelIssues
 from sop_jax.loop import Outcome
-from sop_jax.models.api import num_parameters
-from sop_jax.step import TrainState
 
 GALLERY_SIZE = 100
 
@@ -36,53 +31,6 @@ def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None)
     if truth is not None:
         arrays["true_label"] = truth.astype(np.int32)
     write_arrays(workdir / "labels.npz", **arrays)
-
-
-class TrainRows(NamedTuple):
-    """What training left of its rows, in row order, on the host."""
-
-    tracker: dict  # leaves [n, ...]
-    table: dict  # the method's rows, [n, ...]
-    given: np.ndarray  # int32 [n], the given labels
-    noise: np.ndarray  # [n, K], the method's estimate s of given minus clean label
-
-    @property
-    def quality(self) -> np.ndarray:
-        """[n], see `label_issues.quality`."""
-        return label_issues.quality(self.given, self.tracker["margin"][:, 0], self.noise)
-
-
-def read_rows(experiment: Experiment, state: TrainState) -> TrainRows:
-    """The training rows, from the state alone."""
-    rows, data = experiment.dataset.train_rows, experiment.dataset
-    tracker, table = meshes.fetch((state.tracker, state.table))
-    table = jax.tree.map(np.asarray, tables.values({k: v[rows] for k, v in table.items()}))
-    given = data.train.labels[rows]
-    noise = np.asarray(experiment.method.noise_estimate(table, given, experiment.num_classes))
-    return TrainRows({k: v[rows] for k, v in tracker.items()}, table, given, noise)
-
-
-def read_issues(experiment: Experiment, state: TrainState) -> LabelIssues:
-    """The verdict on every training row."""
-    read = read_rows(experiment, state)
-    return _find(read, train_probs(experiment, state, read))
-
-
-def train_probs(experiment: Experiment, state: TrainState, read: TrainRows) -> np.ndarray:
-    """Predictions of the training rows [n, K]: the tracker's mean or, where it keeps none, the
-    final network's.
-    """
-    if "probs" in read.tracker:
-        return read.tracker["probs"]
-    data = experiment.dataset
-    images = meshes.put(data.train.images, meshes.replicated(experiment.mesh))
-    return experiment.predict(
-        evaluate.evaluation_params(state), state.model_state, images, data.train_rows
-    )
-
-
-def _find(read: TrainRows, probs: np.ndarray) -> LabelIssues:
-    return label_issues.find(read.given, read.tracker["margin"][:, 0], probs, read.noise)
 
 
 def write_results(
@@ -102,37 +50,30 @@ def write_results(
       What summary.json holds (in the other processes, nothing).
     """
     data, rows = experiment.dataset, experiment.dataset.train_rows
-    read = read_rows(experiment, outcome.state)
-    probs = train_probs(experiment, outcome.state, read)
+    evidence = read_evidence(experiment, outcome.state)
+    issues, probs = judge(experiment, outcome.state, evidence)
     if jax.process_index() != 0:
         return {}
-    issues, margin = _find(read, probs), read.tracker["margin"][:, 0]
-    given, ids = read.given, data.train.ids[rows]
+    ids = data.train.ids[rows]
     known = None if truth is None else truth[rows]
     label_issues.write_csv(
-        workdir / "label_issues.csv", ids, given, issues, data.class_names, known
+        workdir / "label_issues.csv", ids, evidence.label, issues, data.class_names, known
     )
-
     worst = label_issues.worst_first(issues)[:GALLERY_SIZE]
     write_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
-    diagnostics = {
-        "train_given_label": given,
-        "train_margin": margin,
-        "noise_score": 1 - issues.quality,
-    }
-    if "u" in read.table:
-        diagnostics["u_squared"] = read.table["u"][:, 0] ** 2
     write_arrays(
         workdir / "predictions.npz",
         test_id=data.test.ids,
         test_pred_probs=test_probs,
         train_id=ids,
         train_pred_probs=probs,
-        **diagnostics,
+        train_given_label=evidence.label,
+        train_margin=evidence.margin,
+        noise_score=1 - issues.quality,
+        **{f"diagnostic_{name}": value for name, value in evidence.diagnostics.items()},
     )
     summary = _summary(experiment, outcome, test_probs, wall_seconds)
-    summary |= label_issues.summarise(given, issues, margin, known)
-    summary["rows_at_bound"] = _share_at_bound(read.table)
+    summary |= label_issues.summarise(evidence.label, issues, evidence.margin, known)
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -190,7 +131,7 @@ def _summary(
         "epochs": config.epochs,
         "class_names": list(data.class_names),
         "noise_kind": data.noise.kind,
-        "parameters": num_parameters(outcome.state.params),
+        "parameters": optax.tree.size(outcome.state.params),
         "test_accuracy_last": history[-1]["test_accuracy"],
         "test_accuracy_best": best["test_accuracy"],
         "best_epoch": best["epoch"],
@@ -207,12 +148,3 @@ def _summary(
         "compile_seconds": outcome.compile_seconds,
         "wall_seconds": wall_seconds,
     }
-
-
-def _share_at_bound(table: dict) -> float | None:
-    """Share of rows with an |u| or |v| at or beyond 1; None for a method without u and v."""
-    if "u" not in table:
-        return None
-    return float(
-        np.mean(np.any(np.abs(np.concatenate([table["u"], table["v"]], axis=1)) >= 1, axis=1))
-    )

@@ -1,287 +1,187 @@
 """The training step: gather rows, differentiate, update, project, scatter. State in, state out.
 
-Plain single-device code: shardings are stated once, on the state and on the index arrays, by
-`compile_steps`. Nothing of size N is created in a step; donated, the table is updated in place.
+Plain single-device code: shardings are stated once, on the state and on the index arrays, in
+`programs.py`. Nothing of size N is created in a step; donated, the table is updated in place.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+import itertools
+from typing import Any, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.tree_util import DictKey, SequenceKey
 
-from sop_jax import compiler
-from sop_jax import mesh as meshes
-from sop_jax import table as tables
-from sop_jax.data import augment as augmentation
-from sop_jax.methods.base import Batch, Method
+from sop_jax.methods.base import Batch, Clock, Epoch, LossOut, Method
 from sop_jax.models.api import Model
+from sop_jax.state import KEY_EPOCH_END, KEY_LOSS, Sums, TrainState, count_correct, track
+from sop_jax.table import gather, scatter
 
 
-class Resident(NamedTuple):
-    """A training set that lives on the devices, replicated, so that picking a batch moves nothing
-    between them.
+class Networks:
+    """The networks as a method calls them (`methods.base.Forward`).
+
+    Batch statistics go on from call to call; after the last, `model_state` holds the newest.
     """
 
-    images: jax.Array  # [N, H, W, C] uint8
-    labels: jax.Array  # [N] int32, the given labels
+    def __init__(self, model: Model, params: tuple, model_state: tuple, train: bool):
+        self._model, self._params, self._train = model, params, train
+        self.model_state = list(model_state)
+
+    def __call__(self, net: int, images: jax.Array, train: bool | None = None) -> jax.Array:
+        """Logits float32 [M, K]; `train` None is True in a loss and False in a score."""
+        train = self._train if train is None else train
+        logits, self.model_state[net] = self._model.apply(
+            self._params[net], self.model_state[net], images, train
+        )
+        return logits
+
+    def features(self, net: int, images: jax.Array) -> jax.Array:
+        """The input of the last layer, float32 [M, d], in evaluation mode."""
+        return self._model.features(self._params[net], self.model_state[net], images)
 
 
-class Sums(NamedTuple):
-    """Running sums of the epoch; in the state, so that a run killed inside an epoch loses none of
-    them.
-    """
-
-    loss: jax.Array  # sum over steps of the batch loss
-    steps: jax.Array  # number of steps
-    correct: jax.Array  # rows whose weak-view prediction equals the given label
-    rows: jax.Array  # rows seen
-
-
-class TrainState(NamedTuple):
-    """Everything that training changes. `table` and `tracker` are sharded by rows, the rest is
-    replicated.
-    """
-
-    step: jax.Array  # int32, updates done
-    params: tuple  # one tree per network
-    model_state: tuple  # batch statistics, one tree per network
-    opt_state: Any
-    table: dict  # the method's rows, leaves [N_padded, ...]
-    tracker: dict  # rows kept for every method, see `track`
-    shared: Any  # the method's small replicated state
-    sums: Sums
-    # typed key of the run; never changes, folded with the step, the epoch and the row
-    key: jax.Array
-
-
-def epoch_sums() -> Sums:
-    """Sums at the start of an epoch."""
-    return Sums(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0))
-
-
-def init_tracker(num_rows: int, num_classes: int, track_predictions: bool = True) -> dict:
-    """Tracker rows of N examples, all zeros; `probs` only with `track_predictions`."""
-    rows = {"margin": jnp.zeros((num_rows, 1)), "prediction": jnp.zeros((num_rows, 1), jnp.int32)}
-    return rows | {"probs": jnp.zeros((num_rows, num_classes))} if track_predictions else rows
-
-
-def track(
-    rows: dict, logits: jax.Array, labels: jax.Array, epoch: jax.Array, window_start: int
-) -> dict:
-    """Updates the tracker's rows from the weak view's training logits [B, K], for every method
-    alike.
-
-    margin [B, 1]: mean over epochs of the given label's logit minus the largest other (AUM, Pleiss
-    et al. 2020). probs [B, K], if kept: mean over the epochs from `window_start` on of
-    softmax(logits); before that, the latest. prediction [B, 1]: int32, the latest argmax.
-    """
-    logits = jax.lax.stop_gradient(logits)
-    given = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    margin = jnp.max(jnp.where(given, logits, -jnp.inf), -1) - jnp.max(
-        jnp.where(given, -jnp.inf, logits), -1
-    )
-    tracked = {
-        "margin": rows["margin"] + (margin[:, None] - rows["margin"]) / (epoch + 1),
-        "prediction": jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32),
-    }
-    if "probs" in rows:
-        probs_seen = jnp.maximum(epoch - window_start, 0) + 1
-        tracked["probs"] = rows["probs"] + (jax.nn.softmax(logits) - rows["probs"]) / probs_seen
-    return tracked
-
-
-def init_state(
-    key: jax.Array,
-    method: Method,
-    model: Model,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
-    labels: jax.Array,
-    num_classes: int,
-    track_predictions: bool = True,
-) -> TrainState:
-    """The state before the first step; `labels` are the given ones, int32 [N]."""
-    key_rows, *key_nets = jax.random.split(jax.random.fold_in(key, 0), method.num_nets + 1)
-    networks = [model.init(k, image_shape) for k in key_nets]
-    params = tuple(p for p, _ in networks)
-    rows = method.init_rows(key_rows, labels)
-    trained = {name: rows[name][:1] for name in method.row_learning_rates}
-    return TrainState(
-        step=jnp.int32(0),
-        params=params,
-        model_state=tuple(s for _, s in networks),
-        opt_state=optimizer.init({"network": params, "rows": trained}),
-        table=tables.create(rows),
-        tracker=tables.create(init_tracker(labels.shape[0], num_classes, track_predictions)),
-        shared=method.init_shared(),
-        sums=epoch_sums(),
-        key=key,
-    )
+class Step(Protocol):
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+        """One update: (new state, {"loss": scalar})."""
 
 
 def make_step(
     method: Method,
-    apply: Callable,
+    model: Model,
     optimizer: optax.GradientTransformation,
     steps_per_epoch: int,
     window_start: int = 0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
-    """The step as a pure function (state, batch) -> (state, metrics).
+) -> Step:
+    """The step as a pure function (state, batch) -> (state, record).
 
     Args:
-      apply: (params, model_state, images [M,H,W,C], train) -> (logits [M,K], model_state), as
-        `Model.apply`.
-      optimizer: made by `make_optimizer`, over {"network": params, "rows": trained rows of the
-        batch}.
+      optimizer: made by `make_optimizer`, over {"network": params, "rows": trained rows}.
       steps_per_epoch: the step number divided by it is the epoch.
       window_start: first epoch of the tracker's mean prediction.
 
     Returns:
-      The step. Its metrics are {"loss": scalar}; the epoch's sums travel in the state.
+      The step. Its record is {"loss": scalar}; the epoch's sums travel in the state.
     """
     trained_names = tuple(method.row_learning_rates)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         chex.assert_rank([batch.image, batch.label, batch.index, batch.weight], [5, 1, 1, 1])
         epoch = state.step // steps_per_epoch
-        rows = tables.gather(state.table, batch.index)
-        fixed = {name: row for name, row in rows.items() if name not in trained_names}
+        clock = Clock(epoch, state.step.astype(jnp.float32) / steps_per_epoch)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, KEY_LOSS), state.step)
+        rows = gather(state.table, batch.index)
+        fixed = {name: leaf for name, leaf in rows.items() if name not in trained_names}
 
         def objective(variables):
-            def forward(net, images):
-                return apply(variables["network"][net], state.model_state[net], images, True)
-
-            key = jax.random.fold_in(state.key, state.step)
-            return method.loss(forward, batch, {**fixed, **variables["rows"]}, state.shared, key)
+            forward = Networks(model, variables["network"], state.model_state, train=True)
+            own_rows = {**fixed, **variables["rows"]}
+            loss, out = method.loss(forward, batch, own_rows, state.shared, clock, key)
+            return loss, (out, tuple(forward.model_state))
 
         variables = {"network": state.params, "rows": {name: rows[name] for name in trained_names}}
-        (loss, out), gradients = jax.value_and_grad(objective, has_aux=True)(variables)
+        gradient_of = jax.value_and_grad(objective, has_aux=True)
+        (loss, (out, model_state)), gradients = gradient_of(variables)
+        _check(method, out)
         updates, opt_state = optimizer.update(gradients, state.opt_state, variables)
         variables = optax.apply_updates(variables, updates)
+        params = variables["network"]
+        if method.active is not None:
+            learns = method.active(clock)
+            params = _hold(learns, params, state.params)
+            model_state = _hold(learns, model_state, state.model_state)
+            opt_state = _hold_optimizer(learns, opt_state, state.opt_state)
         rows = method.update_rows({**fixed, **variables["rows"]}, out)
 
-        tracked = track(
-            tables.gather(state.tracker, batch.index), out.logits, batch.label, epoch, window_start
-        )
-        correct = jnp.sum(batch.weight * (tracked["prediction"][:, 0] == batch.label)).astype(
-            jnp.int32
-        )
+        tracker, correct = state.tracker, jnp.int32(0)
+        if method.plain_view:
+            before = gather(tracker, batch.index)
+            tracked = track(before, out.logits, batch.label, epoch, window_start)
+            tracker = scatter(tracker, batch.index, tracked)
+            correct = count_correct(tracked, batch.label, batch.weight)
+        first = state.step % steps_per_epoch == 0
         sums = jax.tree.map(
-            lambda s: jnp.where(state.step % steps_per_epoch == 0, 0, s), state.sums
+            lambda total: jnp.where(first, jnp.zeros_like(total), total), state.sums
         )
         return TrainState(
             step=state.step + 1,
-            params=variables["network"],
-            model_state=out.model_state,
+            params=params,
+            model_state=model_state,
             opt_state=opt_state,
-            table=tables.scatter(state.table, batch.index, rows),
-            tracker=tables.scatter(state.tracker, batch.index, tracked),
+            table=scatter(state.table, batch.index, rows),
+            tracker=tracker,
             shared=state.shared,
             sums=Sums(
                 sums.loss + loss.astype(jnp.float32),
                 sums.steps + 1,
                 sums.correct + correct,
                 sums.rows + jnp.sum(batch.weight).astype(jnp.int32),
+                {name: sums.metrics[name] + out.metrics[name] for name in method.metrics},
             ),
             key=state.key,
+            plan=state.plan,
         ), {"loss": loss}
 
     return step
 
 
-def make_batch(
-    augment: augmentation.Augment,
-    num_views: int,
-    key: jax.Array,
-    epoch: jax.Array,
-    resident: Resident,
-    example: jax.Array,
-    index: jax.Array,
-    num_rows: int,
-) -> Batch:
-    """Builds a batch on the devices from example numbers and table indices, both int32 [B] (see
-    data/pipeline.py).
-    """
-    key = jax.random.fold_in(key, 1)
-    keys = augmentation.example_keys(key, epoch, example)
-    mirror = (
-        augmentation.alternating_mirror(key, epoch, example) if augment.alternating_flip else None
-    )
-    return Batch(
-        image=augmentation.views(augment, keys, resident.images[example], num_views, mirror),
-        label=resident.labels[example],
-        index=index,
-        weight=(index < num_rows).astype(jnp.float32),
-    )
-
-
-def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
-    """Sharding of every leaf: the field's name decides. `abstract` comes from `jax.eval_shape`."""
-    by_field = {
-        name: meshes.rows(mesh) if name in ("table", "tracker") else meshes.replicated(mesh)
-        for name in TrainState._fields
-    }
-    return TrainState(
-        *(
-            jax.tree.map(lambda _, s=by_field[name]: s, leaf)
-            for name, leaf in zip(TrainState._fields, abstract, strict=True)
+def _check(method: Method, out: LossOut) -> None:
+    """Raises ValueError, while the step is traced, where a loss does not keep its method's word."""
+    if (out.logits is not None) != method.plain_view:
+        raise ValueError(
+            f"Method.plain_view is {method.plain_view}, but LossOut.logits is "
+            f"{'None' if out.logits is None else 'given'}: one of them is wrong"
         )
+    if set(out.metrics) != set(method.metrics):
+        raise ValueError(
+            f"Method.metrics names {sorted(method.metrics)}, but LossOut.metrics holds "
+            f"{sorted(out.metrics)}: they must be the same"
+        )
+
+
+def _hold(learns: jax.Array, new: tuple, old: tuple) -> tuple:
+    """One tree per network: `new` where it learns (bool [num_nets]), `old` where it does not."""
+    return tuple(
+        jax.tree.map(functools.partial(jnp.where, learns[net]), now, before)
+        for net, (now, before) in enumerate(zip(new, old, strict=True))
     )
 
 
-def compile_init(init: Callable, shardings: TrainState) -> Callable:
-    """Jits an initialiser onto the mesh."""
-    return jax.jit(init, out_shardings=shardings, compiler_options=compiler.options_for_one_run())
+def _hold_optimizer(learns: jax.Array, new: Any, old: Any) -> Any:
+    """The optimiser's `new` state, with what belongs to a network that does not learn as in `old`.
 
-
-def step_from_plan(
-    step: Callable, augment: augmentation.Augment, num_views: int, steps_per_epoch: int
-) -> Callable:
-    """The step with the making of its batch: (state, resident, example [B], index [B]) -> (state,
-    loss).
+    A leaf belongs to network i where ("network", i) is in its path, as in the variables. What
+    belongs to none, such as the count of a schedule, goes on.
     """
 
-    def one(state: TrainState, resident: Resident, example: jax.Array, index: jax.Array):
-        num_rows = jax.tree.leaves(state.tracker)[0].shape[0]
-        epoch = state.step // steps_per_epoch
-        batch = make_batch(augment, num_views, state.key, epoch, resident, example, index, num_rows)
-        state, metrics = step(state, batch)
-        return state, metrics["loss"]
+    def choose(path, now, before):
+        for part, place in itertools.pairwise(path):
+            if part == DictKey("network") and isinstance(place, SequenceKey):
+                return jnp.where(learns[place.idx], now, before)
+        return now
 
-    return one
-
-
-def repeated(one: Callable) -> Callable:
-    """Any step `one` from plans to a run of S of them: (state, resident, example [S, ...], index)
-    -> (state, losses).
-
-    On the CPU keep S = 1: XLA:CPU runs a convolution inside a loop body about 40 times slower.
-    """
-
-    def run(state: Any, resident: Resident, example: jax.Array, index: jax.Array):
-        if example.shape[0] == 1:
-            state, loss = one(state, resident, example[0], index[0])
-            return state, loss[None]
-        return jax.lax.scan(lambda s, plan: one(s, resident, *plan), state, (example, index))
-
-    return run
+    return jax.tree_util.tree_map_with_path(choose, new, old)
 
 
-def compile_steps(run: Callable, shardings: Any, mesh: Mesh, leading: int = 1) -> Callable:
-    """Jits `run` of `repeated`, one device call for its S steps; the old state is donated, so dead.
+class EpochEnd(Protocol):
+    def __call__(self, state: TrainState, labels: jax.Array, index: jax.Array) -> TrainState:
+        """The state with the rows and the shared state of the next epoch.
 
-    `shardings` is a tree like the state; `leading` says how many axes a plan has before the
-    batch's.
-    """
-    copied, split = meshes.replicated(mesh), meshes.columns(mesh, leading)
-    return jax.jit(
-        run,
-        donate_argnums=0,
-        in_shardings=(shardings, Resident(copied, copied), split, split),
-        out_shardings=(shardings, copied),
-        compiler_options=compiler.options_for_steps(),
-    )
+        Args:
+          labels: the given labels int32 [N]. index: int32 [n], the training rows.
+        """
+
+
+def make_epoch_end(method: Method, steps_per_epoch: int) -> EpochEnd:
+    """`method.on_epoch_end` as a function of the state after an epoch's last step."""
+
+    def end(state: TrainState, labels: jax.Array, index: jax.Array) -> TrainState:
+        number = state.step // steps_per_epoch - 1
+        key = jax.random.fold_in(jax.random.fold_in(state.key, KEY_EPOCH_END), number)
+        epoch = Epoch(gather(state.table, index), labels[index], state.shared, number, key)
+        rows, shared = method.on_epoch_end(epoch)
+        return state._replace(table=scatter(state.table, index, rows), shared=shared)
+
+    return end

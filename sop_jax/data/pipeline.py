@@ -4,6 +4,8 @@ number of devices.
 
 import numpy as np
 
+from sop_jax.errors import UserError
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """ceil(N / B): the short last batch is padded, not dropped."""
@@ -32,3 +34,52 @@ def epoch_plan(
     index = example.copy()
     index[len(order) :] = padded_index
     return example.reshape(-1, batch_size), index.reshape(-1, batch_size)
+
+
+def own_plan(
+    positions: np.ndarray, rows: np.ndarray, shape: tuple[int, int], padded_index: int
+) -> np.ndarray:
+    """Table indices of a method's own plan.
+
+    Args:
+      positions: int [steps, streams * B] among the training rows, -1 for a padded entry.
+      rows: int32 [n], the row numbers trained on.
+      shape: (steps, streams * B) that the run is compiled for.
+
+    Returns:
+      int32 [steps, streams * B], `padded_index` for padded entries.
+
+    Raises:
+      UserError: another shape, a position that does not exist, or one twice in a batch.
+    """
+    positions = np.asarray(positions)
+    if positions.shape != shape or positions.dtype.kind not in "iu":
+        raise UserError(
+            f"the method's plan is {positions.dtype} {list(positions.shape)}; it must hold whole "
+            f"numbers {list(shape)}: steps an epoch, and batch_size for each stream"
+        )
+    if positions.min() < -1 or positions.max() >= len(rows):
+        raise UserError(
+            f"the method's plan holds positions {positions.min()} to {positions.max()}; they must "
+            f"lie in -1 (padding) to {len(rows) - 1}"
+        )
+    ordered = np.sort(positions, axis=1)
+    twice = np.argwhere((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
+    if len(twice):
+        step, place = twice[0]
+        raise UserError(
+            f"the method's plan has position {ordered[step, place]} twice in batch {step}; a row "
+            "may occur once in a batch"
+        )
+    return np.where(positions < 0, padded_index, rows[positions]).astype(np.int32)
+
+
+def examples_of(index: np.ndarray, padded_index: int, fallback: int) -> np.ndarray:
+    """int32 like `index`: which image each entry takes, where padded entries repeat a real one.
+
+    A padded entry takes the first real example of its batch, or `fallback` in an empty one.
+    """
+    real = index != padded_index
+    first = index[np.arange(len(index)), real.argmax(axis=1)]
+    repeated = np.where(real.any(axis=1), first, fallback)
+    return np.where(real, index, repeated[:, None]).astype(np.int32)

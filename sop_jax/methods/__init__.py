@@ -15,6 +15,8 @@ import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from sop_jax.errors import UserError, suggestion
 from sop_jax.methods.base import Method as Method
 from sop_jax.methods.base import Problem as Problem
@@ -86,3 +88,9 @@ def _build(name: str, problem: Problem | None = None, **values: Any) -> Method:
                 f"method.{field} is no field of method {name!r}{suggestion(field, list(known))}; it has {owns}"
             )
     return _make(name)(problem, **values)
+
+
+def from_config(config: ConfigDict, problem: Problem) -> Method:
+    """The method that `config.method` describes."""
+    known = fields(config.name)
+    return find(config.name)(problem, **{name: config[name] for name in known if name in config})

@@ -1,19 +1,17 @@
-"""The main task: train a classifier on doubtful labels and leave a ranked list of the wrong
-ones.
-"""
+"""The main task: train a classifier on doubtful labels, leave a ranked list of the wrong ones."""
 
 import pathlib
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
-from sop_jax import checkpoint, label_issues, loop, outputs, report, seeds
-from sop_jax import config as configs
-from sop_jax import experiment as experiments
-from sop_jax import mesh as meshes
-from sop_jax.data import dataset as datasets
+from sop_jax.checkpoint import Checkpoints
+from sop_jax.config import each_seed
+from sop_jax.data.dataset import load_seeds
 from sop_jax.evaluate import (
     COLLAPSE_KEYS,
     COLLAPSE_TRUE_KEYS,
@@ -21,100 +19,101 @@ from sop_jax.evaluate import (
     collapse_metrics,
     evaluation_params,
 )
-from sop_jax.experiment import Experiment
+from sop_jax.evidence import read_evidence
+from sop_jax.experiment import Experiment, build, resolve
 from sop_jax.files import write_json
+from sop_jax.label_issues import auroc
+from sop_jax.loop import train
+from sop_jax.mesh import make_mesh, put, replicated
+from sop_jax.outputs import write_group_summary, write_labels, write_results
+from sop_jax.report import write_report
 from sop_jax.run_folder import seed_folders
-from sop_jax.seeds import Group
-from sop_jax.step import TrainState
+from sop_jax.state import TrainState
 from sop_jax.workdir import claim, describe_run, locked
+
+
+class Images(NamedTuple):
+    """On every device, shared by the runs of all seeds; uint8 [., H, W, C]."""
+
+    train: jax.Array
+    test: jax.Array
 
 
 class Evaluation:
     """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no
-    further.
-    """
+    further."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        truth: np.ndarray | None,
-        test_images: jax.Array,
-        train_images: jax.Array | None,
-    ):
+    def __init__(self, experiment: Experiment, truth: np.ndarray | None, images: Images):
         self._experiment = experiment
         self._truth = truth
-        # uint8 [M, H, W, C], on every device, shared by the evaluations of all seeds
-        self._test_images = test_images
-        self._train_images = train_images  # likewise, with config.track_collapse
-        data, copied = experiment.dataset, meshes.replicated(experiment.mesh)
-        self._validation_images = meshes.put(data.train.images[data.validation_rows], copied)
+        self._images = images
+        self._collapse = experiment.config.track_collapse
         self.keys = ["test_accuracy", "validation_accuracy"]
         if truth is not None:
             self.keys += ["train_accuracy_true", "label_issue_auroc"]
-        if train_images is not None:
+        if self._collapse:
             self.keys += COLLAPSE_KEYS if truth is None else COLLAPSE_KEYS + COLLAPSE_TRUE_KEYS
+
+    def _probs(self, state: TrainState, images: jax.Array, index: np.ndarray) -> np.ndarray:
+        return self._experiment.predict(evaluation_params(state), state.model_state, images, index)
 
     def test_probs(self, state: TrainState) -> np.ndarray:
         """Test predictions float32 [M, K]."""
-        rows = np.arange(len(self._experiment.dataset.test.labels))
-        return self._experiment.predict(
-            evaluation_params(state), state.model_state, self._test_images, rows
-        )
+        return self._probs(state, self._images.test, np.arange(self._images.test.shape[0]))
 
     def __call__(self, state: TrainState) -> dict:
         data = self._experiment.dataset
-        metrics = {
+        record = {
             "test_accuracy": accuracy(self.test_probs(state), data.test.labels),
             "validation_accuracy": None,
         }
         held_out = data.validation_rows
         if len(held_out):
-            probs = self._experiment.predict(
-                evaluation_params(state),
-                state.model_state,
-                self._validation_images,
-                np.arange(len(held_out)),
-            )
-            metrics["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
+            probs = self._probs(state, self._images.train, held_out)
+            record["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
         if self._truth is not None:
             truth = self._truth[data.train_rows]
-            read = outputs.read_rows(self._experiment, state)
-            metrics["train_accuracy_true"] = float(
-                np.mean(read.tracker["prediction"][:, 0] == truth)
-            )
-            metrics["label_issue_auroc"] = label_issues.auroc(truth != read.given, 1 - read.quality)
-        if self._train_images is not None:
-            metrics |= self._collapse(state)
-        return metrics
+            evidence = read_evidence(self._experiment, state)
+            record["train_accuracy_true"] = float(np.mean(evidence.prediction == truth))
+            wrong = truth != evidence.label
+            record["label_issue_auroc"] = auroc(wrong, 1 - evidence.quality)
+        if self._collapse:
+            record |= self._measure_collapse(state)
+        return record
 
-    def _collapse(self, state: TrainState) -> dict:
+    def _measure_collapse(self, state: TrainState) -> dict:
         data, params = self._experiment.dataset, evaluation_params(state)
-        rows, truth = data.train_rows, self._truth
-        features = self._experiment.features(params, state.model_state, self._train_images, rows)
+        index, truth = data.train_rows, self._truth
+        features = self._experiment.features(params, state.model_state, self._images.train, index)
         weight, bias = jax.tree.map(np.asarray, self._experiment.classifier(params[0]))
-        return collapse_metrics(
-            features, weight, bias, data.train.labels[rows], None if truth is None else truth[rows]
-        )
+        known = None if truth is None else truth[index]
+        return collapse_metrics(features, weight, bias, data.train.labels[index], known)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
-    """Trains (or resumes) the run of `workdir` and writes everything that design.md section 5
-    lists.
+    """Trains, or goes on with, the run of `workdir` and writes all that it leaves there.
+
+    Several seeds are so many runs, one after the other with the same programs, in folders of their
+    own inside `workdir`.
     """
     started = time.perf_counter()
-    data, truth = datasets.load_seeds(configs.each_seed(config))
-    resolved, notes = experiments.resolve(config, len(data[0].class_names))
-    for line in [*dict.fromkeys(own.noise.describe() for own in data), *notes]:
+    configs = each_seed(config)
+    datasets, truth = load_seeds(configs)
+    resolved, notes = resolve(config, datasets[0])
+    for line in [*dict.fromkeys(data.noise.describe() for data in datasets), *notes]:
         _say(line)
-    group = seeds.build(resolved, data, meshes.make_mesh())
+    first = build(each_seed(resolved)[0], datasets[0], make_mesh())
+    experiments = [
+        first.of_seed(own, data) for own, data in zip(each_seed(resolved), datasets, strict=True)
+    ]
     if dry_run:
-        _say(describe(resolved, group))
+        _say(describe(resolved, first))
         return
     with locked(workdir):
-        folders = seed_folders(workdir, group.seeds)
+        folders = seed_folders(workdir, [own.config.seed for own in experiments])
         labels = {
-            own: member.dataset.noise.sha256
-            for own, member in zip(folders, group.members, strict=True)
+            folder: own.dataset.noise.sha256
+            for folder, own in zip(folders, experiments, strict=True)
         }
         if claim(workdir, resolved, config, labels):
             _say(
@@ -122,51 +121,50 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
                 f"{folders[0]}/report.html"
             )
             return
-        _train(resolved, group, truth, workdir, started)
+        if jax.process_index() == 0:
+            write_json(workdir / "run.json", describe_run(resolved))
+        copied, data = replicated(first.mesh), datasets[0]
+        images = Images(put(data.train.images, copied), put(data.test.images, copied))
+        summaries = []
+        for folder, own in zip(folders, experiments, strict=True):
+            summary = _run_seed(own, truth, images, folder, started)
+            if summary is None:
+                return
+            summaries.append(summary)
+        if len(folders) > 1 and jax.process_index() == 0:
+            write_group_summary(workdir, summaries)
+            _say(f"mean and std over {len(folders)} seeds: {workdir}/summary.json")
 
 
-def _train(
-    config: ConfigDict,
-    group: Group,
+def _run_seed(
+    experiment: Experiment,
     truth: np.ndarray | None,
+    images: Images,
     workdir: pathlib.Path,
     started: float,
-) -> None:
-    folders = seed_folders(workdir, group.seeds)
+) -> dict | None:
+    """One run, to its report; returns its summary, or None where SIGTERM ended it early."""
     if jax.process_index() == 0:
-        facts = describe_run(config)
-        write_json(workdir / "run.json", facts)
-        for own, member in zip(folders, group.members, strict=True):
-            own.mkdir(exist_ok=True)
-            write_json(own / "config.json", member.config.to_dict())
-            write_json(own / "run.json", facts | {"seed": member.config.seed})
-            outputs.write_labels(own, member.dataset, truth)
-    checkpoints = checkpoint.Checkpoints(workdir)
-    first = group.members[0]
-    copied = meshes.replicated(first.mesh)
-    test_images = meshes.put(first.dataset.test.images, copied)
-    train_images = meshes.put(first.dataset.train.images, copied) if config.track_collapse else None
-    evaluations = [Evaluation(member, truth, test_images, train_images) for member in group.members]
+        workdir.mkdir(exist_ok=True)
+        write_json(workdir / "config.json", experiment.config.to_dict())
+        write_json(workdir / "run.json", describe_run(experiment.config))
+        write_labels(workdir, experiment.dataset, truth)
+    checkpoints = Checkpoints(workdir)
+    evaluation = Evaluation(experiment, truth, images)
+    resident = experiment.resident(images.train)
     try:
-        outcomes = loop.train(group, workdir, checkpoints, evaluations)
+        outcome = train(experiment, resident, workdir, checkpoints, evaluation)
     finally:
         checkpoints.close()
-    if not outcomes[0].finished:
-        _say(
-            f"stopped by SIGTERM at step {int(outcomes[0].state.step)}; the same command goes on from there"
-        )
-        return
-    summaries = []
-    for own, member, outcome, evaluation in zip(
-        folders, group.members, outcomes, evaluations, strict=True
-    ):
-        test_probs, seconds = evaluation.test_probs(outcome.state), time.perf_counter() - started
-        summaries.append(outputs.write_results(own, member, outcome, test_probs, truth, seconds))
-        if jax.process_index() == 0:
-            _say(f"report: {report.write_report(own)}")
-    if len(folders) > 1 and jax.process_index() == 0:
-        outputs.write_group_summary(workdir, summaries)
-        _say(f"mean and std over {len(folders)} seeds: {workdir}/summary.json")
+    if not outcome.finished:
+        step = int(outcome.state.step)
+        _say(f"stopped by SIGTERM at step {step}; the same command goes on from there")
+        return None
+    test_probs, seconds = evaluation.test_probs(outcome.state), time.perf_counter() - started
+    summary = write_results(workdir, experiment, outcome, test_probs, truth, seconds)
+    if jax.process_index() == 0:
+        _say(f"report: {write_report(workdir)}")
+    return summary
 
 
 def _say(text: str) -> None:
@@ -175,33 +173,32 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def describe(config: ConfigDict, group: Group) -> str:
+def describe(config: ConfigDict, experiment: Experiment) -> str:
     """What `--dry_run` prints: the resolved config, shapes and the memory they take."""
-    experiment, num_seeds = group.members[0], len(group.members)
-    data, mesh = experiment.dataset, experiment.mesh
+    data, devices = experiment.dataset, experiment.mesh.devices.size
+    state, per_epoch = experiment.abstract, experiment.steps_per_epoch
+    rows = {**state.table, **state.tracker}
 
-    def size(tree) -> int:
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    def mebibytes(tree: object) -> float:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 2**20
 
-    state, devices = experiment.abstract, mesh.devices.size
-    network = num_seeds * size((state.params, state.model_state, state.opt_state))
-    rows = num_seeds * size((state.table, state.tracker)) / devices
+    network = mebibytes((state.params, state.model_state, state.opt_state))
+    images = (data.train.images.nbytes + data.test.images.nbytes) / 2**20
+    shape = data.train.images.shape[1:]
+    seeds = ", ".join(str(own.seed) for own in each_seed(config))
     lines = [
         str(config),
-        f"seeds: {num_seeds} in one program{f' ({config.seeds_by})' if num_seeds > 1 else ''}: "
-        f"{', '.join(map(str, group.seeds))}",
+        f"seeds, one after the other: {seeds}",
         f"devices: {devices} x {jax.devices()[0].device_kind}",
-        f"training rows: {len(data.train_rows)} of {len(data.train.labels)} {data.train.images.shape[1:]} "
-        f"{data.train.images.dtype}, validation rows: {len(data.validation_rows)}, test: {len(data.test.labels)}, "
-        f"classes: {len(data.class_names)}",
-        f"steps: {experiment.steps_per_epoch} an epoch, {experiment.steps_per_epoch * experiment.config.epochs} in all",
-        f"parameters: {sum(x.size for x in jax.tree.leaves(state.params)):,}",
-        *(
-            f"table {name}: {leaf.shape} {leaf.dtype}"
-            for name, leaf in {**state.table, **state.tracker}.items()
-        ),
-        f"memory a device: network and optimiser {network / 2**20:.1f} MiB, rows {rows / 2**20:.1f} MiB, "
-        f"images {(data.train.images.nbytes + data.test.images.nbytes) / 2**20:.1f} MiB (activations not counted)",
+        f"training rows: {len(data.train_rows)} of {len(data.train.labels)} {shape} "
+        f"{data.train.images.dtype}, validation rows: {len(data.validation_rows)}, "
+        f"test: {len(data.test.labels)}, classes: {experiment.num_classes}",
+        f"steps: {per_epoch} an epoch, {per_epoch * config.epochs} in all",
+        f"parameters: {optax.tree.size(state.params):,}",
+        *(f"table {name}: {leaf.shape} {leaf.dtype}" for name, leaf in rows.items()),
+        f"memory a device: network and optimiser {network:.1f} MiB, "
+        f"rows {mebibytes(rows) / devices:.1f} MiB, images {images:.1f} MiB "
+        "(activations not counted)",
         "dry run: nothing was trained or written",
     ]
     return "\n".join(lines)
