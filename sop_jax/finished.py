@@ -17,26 +17,53 @@ log = logging.getLogger("sop_jax")
 
 
 def mark(workdir: pathlib.Path, outputs: Sequence[str]) -> None:
-    """Writes the mark.
-
-    Args:
-      outputs: names of files and folders in `workdir`; of a folder every file in it is meant.
-    """
+    """Writes the mark; `outputs` are files and folders in `workdir`, of these every file."""
     write_json(workdir / NAME, {"outputs": _describe(workdir, outputs)})
 
 
 def renew(workdir: pathlib.Path, outputs: Sequence[str]) -> None:
-    """Puts files that were made anew (the page) into a mark that is there; without one, nothing."""
-    found = _read(workdir)
-    if found is not None:
-        write_json(workdir / NAME, {"outputs": found | _describe(workdir, outputs)})
+    """Describes outputs made anew in the mark that is there; where there is none, does nothing."""
+    marked = _read(workdir)
+    if marked is not None:
+        write_json(workdir / NAME, {"outputs": marked | _describe(workdir, outputs)})
+
+
+def damaged(workdir: pathlib.Path) -> list[str] | None:
+    """Outputs that are missing or not as the run wrote them; None where there is no mark."""
+    marked = _read(workdir)
+    if marked is None:
+        return None
+    found = []
+    for name, as_written in marked.items():
+        path = workdir / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != as_written["bytes"] or sha256(path) != as_written["sha256"]:
+            found.append(name)
+    return found
+
+
+def reopen(workdir: pathlib.Path, names: Sequence[str]) -> None:
+    """Takes the mark away, so that the outputs are written anew, and names the damaged ones.
+
+    One that was changed is kept under another name: it may have been edited by hand.
+    """
+    for name in names:
+        path = workdir / name
+        if not os.path.lexists(path):
+            log.warning("%s is missing; it is made anew", path)
+        elif path.parent == workdir and path.is_file() and path.stat().st_size:
+            log.warning("%s is not as written; kept as %s, made anew", path, set_aside(path).name)
+        else:
+            log.warning("%s is not as written; it is made anew", path)
+    (workdir / NAME).unlink(missing_ok=True)
 
 
 def _describe(workdir: pathlib.Path, outputs: Sequence[str]) -> dict[str, dict]:
+    """Size and hash by path from `workdir`."""
     paths = []
-    for name in outputs:
-        inside = sorted((workdir / name).rglob("*"))
-        paths += [path for path in inside if path.is_file()] if inside else [workdir / name]
+    for output in (workdir / name for name in outputs):
+        inside = sorted(path for path in output.rglob("*") if path.is_file())
+        paths += inside if output.is_dir() else [output]
     return {
         path.relative_to(workdir).as_posix(): {
             "bytes": path.stat().st_size,
@@ -47,39 +74,9 @@ def _describe(workdir: pathlib.Path, outputs: Sequence[str]) -> dict[str, dict]:
 
 
 def _read(workdir: pathlib.Path) -> dict[str, dict] | None:
-    """The outputs that the mark names; None where there is no mark, or none that can be read."""
+    """What the mark describes; None where there is no mark, or none that can be read."""
     try:
-        outputs = read_json(workdir / NAME, "")["outputs"]
+        outputs = read_json(workdir / NAME, "it is written anew")["outputs"]
         return {name: {"bytes": f["bytes"], "sha256": f["sha256"]} for name, f in outputs.items()}
     except (UserError, OSError, AttributeError, KeyError, TypeError):
         return None
-
-
-def damaged(workdir: pathlib.Path) -> list[str] | None:
-    """Outputs that are missing or not as the run wrote them; None where there is no mark."""
-    outputs = _read(workdir)
-    if outputs is None:
-        return None
-    found = []
-    for name, as_written in outputs.items():
-        path = workdir / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != as_written["bytes"] or sha256(path) != as_written["sha256"]:
-            found.append(name)
-    return found
-
-
-def mend(workdir: pathlib.Path, names: Sequence[str]) -> None:
-    """Says which outputs are made anew, and keeps what stands in their places, for it may be edited.
-
-    Empty files are not kept.
-    """
-    for name in names:
-        path = workdir / name
-        if not os.path.lexists(path):
-            log.warning("%s is missing; it is made anew", path)
-        elif path.is_file() and path.stat().st_size == 0:
-            log.warning("%s is empty; it is made anew", path)
-        else:
-            kept = set_aside(path)
-            log.warning("%s is not as the run wrote it; kept as %s, made anew", path, kept.name)
