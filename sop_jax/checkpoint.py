@@ -68,7 +68,10 @@ def all_finite(state: Any) -> bool:
 def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         folder,
-        item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
         options=ocp.CheckpointManagerOptions(
             preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
         ),

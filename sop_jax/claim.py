@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sop_jax import finished
+from sop_jax.agreement import require_same
 from sop_jax.checkpoint import has_checkpoint
 from sop_jax.errors import UserError
 from sop_jax.files import DAMAGED, read_json, write_json
@@ -54,7 +55,10 @@ def claim(
     if trains and "labels.npz" not in (damaged or []):
         _check_labels(workdir / "labels.npz", labels_sha256)
     trained = trains and has_checkpoint(workdir)
-    if damaged == [] or (same_length and damaged is None and _finished_before_marks(workdir)):
+    whole = damaged == [] or (same_length and damaged is None and _finished_before_marks(workdir))
+    # Only after every process has looked does the first one write.
+    require_same({f"what {workdir} holds": f"{damaged or whole}"}, f"claim of {workdir}")
+    if whole:
         if trains and not trained:
             log.warning(
                 "%s holds no checkpoint any more: what it has is whole, but the run can be neither "

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from sop_jax import collapse
 from sop_jax.compiler import options_for_steps
 from sop_jax.data.augment import normalise
 from sop_jax.mesh import by_rows, put, replicated
@@ -21,7 +22,6 @@ from sop_jax.optimizer import averaged
 from sop_jax.state import Resident, TrainState, count_correct, track
 from sop_jax.step import Networks
 from sop_jax.table import gather, padded, scatter
-from sop_jax.theory import collapse
 
 
 class OfImages(Protocol):
@@ -188,8 +188,7 @@ def collapse_metrics(
     given: np.ndarray,
     truth: np.ndarray | None,
 ) -> dict[str, float | None]:
-    """Neural collapse of the training rows: `theory.collapse.metrics` by the given labels, and by
-    the true ones.
+    """Neural collapse of the training examples, by the given labels and by the true ones.
 
     Args:
       features: [n, d]. weight, bias: [K, d] and [K] of the last layer. given: int [n], the labels

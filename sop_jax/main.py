@@ -22,8 +22,8 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from sop_jax import agreement, tasks
 from sop_jax import config as configs
-from sop_jax import tasks
 from sop_jax.errors import UserError, suggestion
 
 EXAMPLE = "python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop"
@@ -185,10 +185,8 @@ def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
     return config
 
 
-def prepare_backend(config: ConfigDict) -> None:
-    """Settings that must stand before JAX is first used: determinism, processes, compilation
-    cache.
-    """
+def prepare_backend(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool) -> None:
+    """Settings that must stand before JAX is first used: determinism, processes, their cache."""
     if config.get("deterministic"):
         os.environ["XLA_FLAGS"] = (
             f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
@@ -204,7 +202,12 @@ def prepare_backend(config: ConfigDict) -> None:
         if "distributed" in config:  # the main task's
             d = config.distributed
             mesh.initialize_processes(d.coordinator, d.num_processes, d.process_id)
+            folder = workdir and os.path.abspath(workdir)
+            asked = agreement.facts_of(config) | {"--workdir": folder, "--dry_run": dry_run}
+            agreement.require_same(asked, "the command line")
         jax.devices()
+    except UserError:
+        raise
     # JAX's plug-ins raise many kinds, a missing one an AssertionError without text
     except Exception as error:
         raise UserError(
@@ -233,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     command = None
     try:
         command = parse(argv)
-        prepare_backend(command.config)
+        prepare_backend(*command)
         task = importlib.import_module(f"sop_jax.tasks.{command.config.task}")
         task.run(*command)
     except UserError as error:
@@ -252,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
+    agreement.announce(message)
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return status
 

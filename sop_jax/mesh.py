@@ -1,13 +1,13 @@
-"""The device mesh and its two shardings, stated once: rows are split over the devices, all else is
-replicated.
-"""
+"""The device mesh and its two shardings: rows are split over the devices, all else is copied."""
 
+import functools
 import os
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sop_jax.agreement import join
 from sop_jax.errors import UserError
 
 AXIS = "data"
@@ -17,15 +17,14 @@ CLUSTER_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "COORDINATOR_ADDRESS")
 def initialize_processes(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Joins a group of processes when one is asked for, by the config or by the standard cluster
-    variables.
+    """Joins the processes of a run where the config or the standard cluster variables name some.
 
     Must run before any other use of JAX. A single process needs no call and gets none.
     """
     if coordinator is not None or num_processes is not None:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        join(functools.partial(jax.distributed.initialize, coordinator, num_processes, process_id))
     elif any(name in os.environ for name in CLUSTER_VARIABLES):
-        jax.distributed.initialize()
+        join(jax.distributed.initialize)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

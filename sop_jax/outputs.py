@@ -71,9 +71,7 @@ def write_results(
         return
     ids = data.train.ids[rows]
     known = None if truth is None else truth[rows]
-    write_csv(
-        workdir / "label_issues.csv", ids, evidence.label, issues, data.class_names, known
-    )
+    write_csv(workdir / "label_issues.csv", ids, evidence.label, issues, data.class_names, known)
     worst = worst_first(issues)[:GALLERY_SIZE]
     write_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
     write_arrays(

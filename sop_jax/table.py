@@ -1,14 +1,13 @@
-"""Per-example state: any pytree whose leaves have one row per training example, sharded over the
-mesh by rows.
+"""Per-example state: a pytree whose leaves have one row per training example, sharded by rows.
 
 This is the only module that knows how rows are stored. The table is padded to a multiple of 256
 rows, whatever the number of devices, so that a checkpoint written on 8 devices restores on 1.
 
 bfloat16 leaves are stored as their bits, uint16: XLA:CPU would scatter bfloat16 by way of a float32
 copy of the whole table. `gather` and `values` give such rows back as float32: it is a way to store
-rows, not to compute with them.
+rows, not to compute with them. So uint16 is no dtype of rows.
 
-A padded batch entry carries the index `num_rows(table)`: it reads zeros and writes nothing. (An
+A padded batch entry carries the index `padded(N)`: it reads zeros and writes nothing. (An
 index of -1 would wrap to the last row, even with mode="drop".)
 """
 
@@ -16,6 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from sop_jax.errors import UserError
 
 PAD_MULTIPLE = 256
 Rows = Any  # pytree of arrays [N, ...] or, for the rows of a batch, [B, ...]
@@ -37,13 +38,21 @@ def _value(leaf: jax.Array) -> jax.Array:
 
 
 def create(rows: Rows) -> Rows:
-    """Pads every leaf [N, ...] with zero rows to [padded(N), ...], as it is stored."""
+    """Pads every leaf [N, ...] with zero rows to [padded(N), ...], as it is stored.
 
-    def pad(leaf):
+    Raises UserError for a leaf of uint16, which would be read back as bfloat16.
+    """
+
+    def pad(path, leaf):
+        if leaf.dtype == jnp.uint16:
+            raise UserError(
+                f"rows{jax.tree_util.keystr(path)} is of dtype uint16, which stands for the bits "
+                "of bfloat16 rows; make it uint32 or int32"
+            )
         extra = padded(leaf.shape[0]) - leaf.shape[0]
         return _stored(jnp.pad(leaf, [(0, extra)] + [(0, 0)] * (leaf.ndim - 1)))
 
-    return jax.tree.map(pad, rows)
+    return jax.tree.map_with_path(pad, rows)
 
 
 def values(table: Rows) -> Rows:
@@ -52,15 +61,17 @@ def values(table: Rows) -> Rows:
 
 
 def gather(table: Rows, index: jax.Array) -> Rows:
-    """Rows of a batch: leaves [N_padded, ...] and index int32 [B] -> leaves [B, ...]; padded
-    entries read zeros.
+    """Rows of a batch: leaves [N_padded, ...] and index int32 [B] -> leaves [B, ...].
+
+    Padded entries read zeros.
     """
     return values(jax.tree.map(lambda leaf: leaf.at[index].get(mode="fill", fill_value=0), table))
 
 
 def scatter(table: Rows, index: jax.Array, rows: Rows) -> Rows:
-    """Writes leaves [B, ...] back at index int32 [B], whose real entries are unique; padded entries
-    are dropped.
+    """Writes leaves [B, ...] back at index int32 [B], whose real entries are unique.
+
+    Padded entries are dropped.
     """
 
     def put(leaf, row):

@@ -1,6 +1,4 @@
-"""Neural collapse: metrics on exact frames, the ETF, the unconstrained feature model's published
-optima.
-"""
+"""Neural collapse: metrics on exact frames, the ETF, the optima of the unconstrained features."""
 
 import numpy as np
 import optax
@@ -8,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sop_jax import collapse
 from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS, collapse_metrics
 from sop_jax.methods.focal import focal_loss
 from sop_jax.methods.label_smoothing import smoothed_cross_entropy
 from sop_jax.methods.mse import rescaled_mse
-from sop_jax.models.etf import etf_weight
-from sop_jax.theory import collapse
+from sop_jax.models.etf import etf_weight, simplex_etf
 from sop_jax.theory.unconstrained_features import minimise
 
 
@@ -34,7 +32,7 @@ def scattered(seed=0, num_classes=4, dim=7, rows=60):
 
 @pytest.mark.parametrize("num_classes", [2, 4, 10])
 def test_simplex_etf(num_classes):
-    frame, k = collapse.simplex_etf(num_classes), num_classes
+    frame, k = simplex_etf(num_classes), num_classes
     np.testing.assert_allclose(frame @ frame.T, (np.eye(k) * k - 1) / (k - 1), atol=1e-12)
     np.testing.assert_allclose(frame @ np.ones(k), 0, atol=1e-12)
     assert np.linalg.matrix_rank(frame) == k - 1
@@ -60,8 +58,9 @@ def test_orthogonal_rows_are_far_from_an_etf(num_classes, expected):
 
 @pytest.mark.parametrize(("dim", "tolerance"), [(512, 0.012), (20000, 2e-3)])
 def test_gaussian_rows_become_orthogonal_as_the_features_grow(dim, tolerance):
-    """E|WW'|^2 = d^2 K (1 + (K+1)/d) gives the mean: .350 at d = 512 (one draw scatters by .02),
-    .321 at 20,000.
+    """E|WW'|^2 = d^2 K (1 + (K+1)/d) gives the mean: .350 at d = 512, .321 at 20,000.
+
+    One draw at d = 512 scatters by .02.
     """
     expected = np.sqrt(2 - 2 * np.sqrt(0.9 / (1 + 11 / dim)))
     values = [
@@ -71,17 +70,16 @@ def test_gaussian_rows_become_orthogonal_as_the_features_grow(dim, tolerance):
 
 
 def test_nc1_by_hand():
-    """Means -+2 on a line, variance 1 within: S_W = 1, S_B = 4, NC1 = 1/4 / 2; a dead axis changes
-    nothing.
+    """Means -+2 on a line, variance 1 within: S_W = 1, S_B = 4, NC1 = 1/4 / 2.
+
+    The second axis, which never moves, changes nothing.
     """
     features = np.array([[-3.0, 5.0], [-1.0, 5.0], [1.0, 5.0], [3.0, 5.0]])
     assert collapse.nc1(features, np.array([0, 0, 1, 1]), 2) == pytest.approx(1 / 8, abs=1e-12)
 
 
 def test_nc3_and_self_duality_by_hand():
-    """K = 2: E/|E| = [[1, -1], [-1, 1]]/2. W = I and centred means -+(1, 0): W M' = [[-1, 1], [0,
-    0]].
-    """
+    """K = 2: E/|E| = [[1, -1], [-1, 1]]/2; W = I, centred means -+(1, 0): WM' = [[-1, 1], [0, 0]]."""
     means = np.array([[-1.0, 0.0], [1.0, 0.0]])
     root = np.sqrt(0.5)
     expected = np.linalg.norm(
@@ -121,9 +119,7 @@ def test_a_class_without_rows():
 
 
 def test_wrong_labels_are_told_by_where_they_lie():
-    """Of ten wrong labels three examples sit with the given class, six with the true one, one with
-    a third.
-    """
+    """Of ten wrong ones three sit with the given class, six with the true one, one with a third."""
     features, truth, weight, bias = collapsed(per_class=10)
     given_labels = truth.copy()
     wrong = np.arange(0, 50, 5)
@@ -148,7 +144,8 @@ def test_without_wrong_labels_there_is_nothing_to_say_about_them():
     assert set(collapse_metrics(features, weight, bias, labels, None)) == set(COLLAPSE_KEYS)
 
 
-UNCONSTRAINED = {  # objective and |W|^2 of methods.md, 7.2 and 7.5
+# Objective and |W|^2 at K = 4, n = 10, d = 8, all decays 5e-3, computed beforehand by other code.
+UNCONSTRAINED = {
     "ce": (optax.softmax_cross_entropy_with_integer_labels, {}, 0.243002, 38.8811),
     "focal": (lambda z, y: focal_loss(z, y, 3.0), {}, 0.099893, 16.5738),
     "label_smoothing": (lambda z, y: smoothed_cross_entropy(z, y, 0.05), {}, 0.383968, 32.9737),

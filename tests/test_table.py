@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sop_jax import mesh as meshes
 from sop_jax import table
+from sop_jax.errors import UserError
 
 
 def test_padded_size_does_not_depend_on_devices():
@@ -60,6 +61,15 @@ def test_bfloat16_leaves_take_two_bytes_and_are_computed_with_as_float32():
         after[jnp.array([3, 299])], new["v"][:2].astype(jnp.bfloat16).astype(jnp.float32)
     )
     np.testing.assert_array_equal(after[4:299], rows[4:299].astype(np.float32))
+
+
+def test_uint16_rows_are_refused():
+    """uint16 stands for bfloat16: a row 7 would be read back as 6.4e-40."""
+    rows = {"v": jnp.zeros((3, 2)), "count": jnp.full((3, 1), 7, jnp.uint16)}
+    with pytest.raises(UserError, match=r"rows\['count'\] is of dtype uint16"):
+        table.create(rows)
+    stored = table.create({"count": rows["count"].astype(jnp.uint32)})
+    np.testing.assert_array_equal(table.values(stored)["count"][:3], 7)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

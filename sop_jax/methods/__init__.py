@@ -1,5 +1,4 @@
-"""Methods by name: every module of this package with a `make` function is one; there is no registry
-to edit.
+"""Methods by name: every module of this package, but for `base`, is one; there is no registry.
 
 `make(problem, *, field=default, ...)` builds a method. Its keyword arguments are the fields of
 `config.method`, and their meanings are read from the `Args:` of its docstring.
@@ -10,6 +9,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable
@@ -40,7 +40,8 @@ def _make(name: str) -> Callable[..., Method]:
     known = names()
     if name not in known:
         raise UserError(
-            f"method.name={name!r} is unknown{suggestion(name, known)}; the methods are {', '.join(known)}"
+            f"method.name={name!r} is unknown{suggestion(name, known)}; "
+            f"the methods are {', '.join(known)}"
         )
     return importlib.import_module(f"sop_jax.methods.{name}").make
 
@@ -63,9 +64,11 @@ def fields(name: str) -> dict[str, Field]:
 def _meanings(doc: str) -> dict[str, str]:
     """{argument: its text in one line} of the `Args:` section of a docstring."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", doc, re.MULTILINE)
-    entries = re.split(r"^ {1,4}(?=\w+:)", section[1], flags=re.MULTILINE) if section else []
-    pairs = (entry.split(":", 1) for entry in entries if ":" in entry)
-    return {name.strip(): " ".join(text.split()) for name, text in pairs}
+    if section is None:
+        return {}
+    text = textwrap.dedent(section[1])  # an argument starts its line, what continues it does not
+    entries = re.findall(r"^(\w+):((?:.*\n?)(?:[ \t]+.*\n?)*)", text, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
 def find(name: str) -> Callable[..., Method]:
@@ -81,12 +84,14 @@ def _build(name: str, problem: Problem | None = None, **values: Any) -> Method:
         of_problem = [field for field in Problem._fields if field in values]
         problem = Problem(**{field: values.pop(field) for field in of_problem})
     known = fields(name)
-    for field in values:
+    for field, value in values.items():
         if field not in known:
             owns = ", ".join(known) or "none"
             raise UserError(
-                f"method.{field} is no field of method {name!r}{suggestion(field, list(known))}; it has {owns}"
+                f"method.{field} is no field of method {name!r}{suggestion(field, list(known))}; "
+                f"it has {owns}"
             )
+        _check_type(known[field], value)
     return _make(name)(problem, **values)
 
 
@@ -94,3 +99,15 @@ def from_config(config: ConfigDict, problem: Problem) -> Method:
     """The method that `config.method` describes."""
     known = fields(config.name)
     return find(config.name)(problem, **{name: config[name] for name in known if name in config})
+
+
+def _check_type(field: Field, value: Any) -> None:
+    """Raises UserError unless the value is of the field's type: an int passes for a float."""
+    if value is None and field.default is None:
+        return
+    allowed = (int, float) if field.type is float else field.type
+    if not isinstance(value, allowed) or isinstance(value, bool) != (field.type is bool):
+        raise UserError(
+            f"method.{field.name}={value!r} is not allowed: it must be of type "
+            f"{field.type.__name__}"
+        )

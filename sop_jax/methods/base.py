@@ -7,13 +7,18 @@ example: [B, ...] in a batch, [n, ...] at an epoch's end.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from sop_jax.config import require
+from sop_jax.errors import UserError, suggestion
+
+LARGEST = 1e6  # of rates and weights: far above any published one, far below float32's overflow
 
 Rows = dict[str, jax.Array]
 
@@ -269,3 +274,26 @@ def of_example_loss(example_loss: ExampleLoss) -> Method:
         return batch_mean(example_loss(logits, batch.label), batch.weight), LossOut(logits)
 
     return Method(loss=loss)
+
+
+def check_range(field: str, value: float, low: float, high: float = LARGEST) -> None:
+    """Raises UserError naming the method's field unless low <= value <= high (so not for NaN)."""
+    wanted = f"it must lie in [{low:g}, {high:g}]"
+    require(low <= value <= high, f"method.{field}", value, wanted)
+
+
+def check_choice(field: str, value: str, choices: Sequence[str]) -> None:
+    """Raises UserError naming the method's field unless the value is one of the choices."""
+    wanted = f"choose from {', '.join(choices)}{suggestion(str(value), choices)}"
+    require(value in choices, f"method.{field}", value, wanted)
+
+
+def check_one_row_each(rows: Rows, labels: jax.Array) -> None:
+    """Raises UserError unless every leaf of `rows` has as many rows as there are labels."""
+    for name, leaf in rows.items():
+        if leaf.shape[0] != labels.shape[0]:
+            raise UserError(
+                f"the rows {name!r} have {leaf.shape[0]} entries for {labels.shape[0]} labels; a "
+                "stored table is padded: pass the rows of these labels alone, "
+                "table.gather(state.table, jnp.arange(num_examples))"
+            )

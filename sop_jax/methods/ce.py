@@ -1,11 +1,11 @@
-"""Cross-entropy: the non-robust baseline, and the template for a new method."""
+"""Cross-entropy: the non-robust baseline, and the template for a method without state."""
 
 import optax
 
-from sop_jax.methods.base import Method, of_example_loss
+from sop_jax.methods.base import Method, Problem, of_example_loss
 
 
-def make(*, num_classes: int) -> Method:
-    """Plain cross-entropy on the weak view (methods.md, 1.1)."""
-    del num_classes
+def make(problem: Problem) -> Method:
+    """Plain cross-entropy -log p_y on the weak view."""
+    del problem
     return of_example_loss(optax.softmax_cross_entropy_with_integer_labels)

@@ -1,18 +1,19 @@
-"""Label smoothing: cross-entropy against a label mixed with the uniform one (Szegedy et al. 2016;
-methods.md, 1.6).
-"""
+"""Label smoothing: cross-entropy to a label mixed with the uniform one (Szegedy et al. 2016)."""
 
 import functools
 
 import jax
 import optax
 
-from sop_jax.methods.base import Method, of_example_loss
+from sop_jax.methods.base import Method, Problem, check_range, of_example_loss
 
 
 def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """(1 - r) * (-log p_y) + r * mean_k(-log p_k) of each example [B]; logits [B, K], labels int
-    [B], r = smoothing.
+    """(1 - r) * (-log p_y) + r * mean_k(-log p_k) of each example [B], with r = smoothing.
+
+    Args:
+      logits: [B, K] float. labels: [B] int.
+      smoothing: share of the target that is spread over all K classes.
     """
     targets = optax.smooth_labels(
         jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing
@@ -20,9 +21,12 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
     return optax.softmax_cross_entropy(logits, targets)
 
 
-def make(*, num_classes: int, smoothing: float = 0.05) -> Method:
-    """Label smoothing on the weak view; r = 0.05 in the comparison of losses of Zhou et al.
-    2022.
+def make(problem: Problem, *, smoothing: float = 0.05) -> Method:
+    """Label smoothing on the weak view; 0.05 in the comparison of losses of Zhou et al. 2022.
+
+    Args:
+      smoothing: share of the target spread over all K classes, in [0, 1]
     """
-    del num_classes
+    del problem
+    check_range("smoothing", smoothing, 0, 1)
     return of_example_loss(functools.partial(smoothed_cross_entropy, smoothing=smoothing))

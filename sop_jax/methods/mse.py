@@ -1,28 +1,34 @@
-"""Squared error on the logits, rescaled for classification (Hui & Belkin 2021, Zhou et al. 2022;
-methods.md, 1.7).
-"""
+"""Squared error on the logits, rescaled for classes (Hui & Belkin 2021, Zhou et al. 2022)."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from sop_jax.methods.base import Method, of_example_loss
+from sop_jax.methods.base import Method, Problem, check_range, of_example_loss
 
 
 def rescaled_mse(logits: jax.Array, labels: jax.Array, scale: float, weight: float) -> jax.Array:
-    """(1/K) * [weight * (z_y - scale)^2 + sum_{k != y} z_k^2] of each example [B]; logits z [B, K],
-    labels int [B].
+    """(1/K) * [weight * (z_y - scale)^2 + sum_{k != y} z_k^2] of each example [B].
+
+    Args:
+      logits: z [B, K] float. labels: [B] int.
+      scale: the logit wanted at the given label. weight: of that label's error among the K.
     """
     given = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return jnp.mean(jnp.where(given, weight, 1) * (logits - scale * given) ** 2, axis=-1)
 
 
-def make(*, num_classes: int, target_scale: float = 15.0, target_weight: float = 1.0) -> Method:
-    """The rescaled squared error on the weak view; M = 15 and kappa = 1 are the values of Zhou et
-    al. 2022.
+def make(problem: Problem, *, target_scale: float = 15.0, target_weight: float = 1.0) -> Method:
+    """The rescaled squared error on the weak view; 15 and 1 are the values of Zhou et al. 2022.
+
+    Args:
+      target_scale: the logit wanted at the given label (0 elsewhere)
+      target_weight: weight of the given label's error among the K
     """
-    del num_classes
+    del problem
+    check_range("target_scale", target_scale, 0)
+    check_range("target_weight", target_weight, 0)
     return of_example_loss(
         functools.partial(rescaled_mse, scale=target_scale, weight=target_weight)
     )

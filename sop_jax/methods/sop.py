@@ -4,36 +4,43 @@ The noise of example i is modelled as s_i = u_i*u_i*y_i - v_i*v_i*(1-y_i), where
 GIVEN label, and is added to the network's prediction. Two variants:
 
   'paper'     Algorithm 1: u learns from the cross-entropy alone, v from the squared error alone;
-  after each update u
-              and v are projected onto [-1, 1].
+              after each update u and v are projected onto [-1, 1].
   'official'  the published code of today: u learns from both terms; nothing is projected, the
-  squares are clipped to
-              [0, 1] in the loss, so an entry beyond the bound has no gradient; SOP+'s balance term
-              uses the corrected prediction q instead of p.
+              squares are clipped to [0, 1] in the loss, so an entry beyond the bound has no
+              gradient; SOP+'s balance term uses the corrected prediction q instead of p.
 
-In both, v gets no gradient from the cross-entropy (which would grow it on every example, clean or
-not), and the one-hot prediction in the squared error passes none to the network.
+'paper' is the default everywhere. In both, v gets no gradient from the cross-entropy (which would
+grow it on every example, clean or not), and the one-hot prediction in the squared error passes
+none to the network.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from sop_jax.errors import UserError
-from sop_jax.methods.base import LossOut, Method
+from sop_jax.config import ASYMMETRIC_KINDS
+from sop_jax.methods.base import (
+    LossOut,
+    Method,
+    Problem,
+    Rows,
+    check_choice,
+    check_one_row_each,
+    check_range,
+)
 
 EPS = 1e-4  # floor of the corrected prediction (published code)
 VARIANTS = ("paper", "official")
+V_DTYPES = ("float32", "bfloat16")
 stop = jax.lax.stop_gradient
 
 
 def _clamp(x: jax.Array, low: float, high: float) -> jax.Array:
-    """Clips with the whole gradient at the bounds, as torch does (jnp.clip passes half of it
-    there).
-    """
+    """Clips with the whole gradient at the bounds, as torch does; jnp.clip passes half of it."""
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
@@ -59,10 +66,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _check(logits, targets, u, v, weights, variant):
-    if variant not in VARIANTS:
-        raise UserError(
-            f"method.variant={variant!r} is unknown; the variants are {', '.join(VARIANTS)}"
-        )
+    check_choice("variant", variant, VARIANTS)
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([logits, targets, v])
     chex.assert_shape(u, (logits.shape[0], 1))
@@ -76,18 +80,19 @@ def sop_loss(
     u: jax.Array,
     v: jax.Array,
     *,
-    variant: str = "official",
+    variant: str = "paper",
     mse_weight: float = 1.0,
     weights: jax.Array | None = None,
     batch_size: int | None = None,
 ) -> jax.Array:
-    """The SOP loss of one batch: CE(q, y) + mse_weight * ||onehot(argmax z) + U - V - y||^2
-    (Algorithm 1).
+    """The SOP loss of one batch (Algorithm 1): CE(q, y) + mse_weight * ||hard(z) + U - V - y||^2.
+
+    hard(z) is the one-hot argmax of z, without gradient.
 
     Args:
       logits: [B, K] float. targets: [B, K], one-hot of the given labels.
       u: [B, 1] and v: [B, K], the gathered rows of the batch, float32 or wider.
-      variant: 'official' or 'paper', see the module's docstring.
+      variant: 'paper' or 'official', see the module's docstring.
       mse_weight: weight of the squared error; where u takes no gradient from it, a factor on v's
         learning rate.
       weights: [B], 1 for a real row and 0 for padding (default: all real).
@@ -132,17 +137,16 @@ def sop_plus_loss(
     consistency_weight: float = 0.9,
     balance_weight: float = 0.1,
     class_prior: Sequence[float] | None = None,
-    variant: str = "official",
+    variant: str = "paper",
     mse_weight: float = 1.0,
     weights: jax.Array | None = None,
     batch_size: int | None = None,
 ) -> jax.Array:
-    """The SOP+ loss: SOP on the weak view + lambda_C * consistency + lambda_B * class balance
-    (paper, section 4.1).
+    """SOP on the weak view + lambda_C * consistency + lambda_B * class balance (section 4.1).
 
-    Consistency is KL(sg(softmax z_weak) || softmax z_strong); balance is -sum_k prior_k log(mean_b
-    q_k), with the mean over the real rows of the batch (and of p instead of q in the 'paper'
-    variant, so that it does not reach u).
+    Consistency is KL(sg(softmax z_weak) || softmax z_strong). Balance is -sum_k prior_k log(mean_b
+    p_k), with the mean over the real rows of the batch; the 'official' variant has q there instead
+    of p, so that it reaches u.
 
     Args:
       logits_weak, logits_strong: [B, K], the two views of the same images.
@@ -176,9 +180,8 @@ def sop_plus_loss(
 
 def init_rows(
     key: jax.Array, num_rows: int, num_classes: int, std: float = 1e-8, v_dtype: str = "float32"
-) -> dict[str, jax.Array]:
-    """u [N, 1] and v [N, K], independent normal draws of standard deviation `std` (paper, appendix
-    A).
+) -> Rows:
+    """u [N, 1] and v [N, K], independent normal draws of standard deviation `std` (appendix A).
 
     v is stored as `v_dtype`. bfloat16 has float32's exponents, so it holds 1e-8; rounded to its 8
     bits once an epoch, an entry that grows by a third or more an epoch reaches 1 within a quarter
@@ -191,27 +194,43 @@ def init_rows(
     }
 
 
-def project(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def project(rows: Rows) -> Rows:
     """Projects u and v onto the box [-1, 1] (Algorithm 1, last line)."""
     ones = jax.tree.map(jnp.ones_like, rows)
     return optax.projections.projection_box(rows, jax.tree.map(jnp.negative, ones), ones)
 
 
-def noise_estimate(rows: dict[str, jax.Array], labels: jax.Array, num_classes: int) -> jax.Array:
-    """s = U - V [N, K], given label minus estimated clean label, entries in [-1, 1] (paper, eq.
-    4).
+def noise_estimate(rows: Rows, labels: jax.Array, num_classes: int) -> jax.Array:
+    """s = U - V [n, K], given label minus estimated clean label (paper, equation 4).
+
+    Args:
+      rows: {"u": [n, 1], "v": [n, K]}, one row for each label. labels: the given ones, int32 [n].
+
+    Returns:
+      float [n, K] in [-1, 1]: at least 0 at the given label and at most 0 elsewhere.
+
+    Raises:
+      UserError: `rows` has not one row for each label, as the padded table of a training state.
     """
+    check_one_row_each(rows, labels)
     targets = jax.nn.one_hot(labels, num_classes)
     on_given, elsewhere = _noise(targets, rows["u"], rows["v"], "official")
     return on_given - elsewhere
 
 
+def diagnostics(rows: Rows, labels: jax.Array) -> dict[str, jax.Array]:
+    """u_squared [n], and v_squared [n], the largest of each row's squares."""
+    check_one_row_each(rows, labels)
+    return {
+        "u_squared": rows["u"][:, 0] ** 2,
+        "v_squared": jnp.max(rows["v"] ** 2, axis=-1),
+    }
+
+
 def published_learning_rates(
     num_classes: int, asymmetric: bool, variant: str
 ) -> tuple[float, float]:
-    """(lr_u, lr_v) at B = 128 of the paper's table A.1; for the 'official' variant those of the
-    code's README.
-    """
+    """(lr_u, lr_v) at B = 128 of the paper's table A.1; 'official': those of the code's README."""
     if num_classes < 100:
         return (10.0, 100.0) if asymmetric else (10.0, 10.0)
     if asymmetric:
@@ -220,22 +239,46 @@ def published_learning_rates(
 
 
 def make(
+    problem: Problem,
     *,
-    num_classes: int,
     variant: str = "paper",
-    learning_rate_u: float = 10.0,
-    learning_rate_v: float = 10.0,
+    learning_rate_u: float | None = None,
+    learning_rate_v: float | None = None,
     mse_weight: float = 1.0,
     init_std: float = 1e-8,
     v_dtype: str = "float32",
 ) -> Method:
-    """SOP as a `Method`: one view; learning rates of u and v are meant at B = 128 and scaled by
-    B/128.
-    """
+    """SOP on the weak view.
 
-    def loss(forward, batch, rows, shared, key):
-        logits, model_state = forward(0, batch.image[:, 0])
-        targets = jax.nn.one_hot(batch.label, num_classes)
+    Args:
+      variant: 'paper' (Algorithm 1, projection) or 'official' (published code)
+      learning_rate_u: of u, at a batch of 128; unset: published for the data and noise
+      learning_rate_v: of v, at a batch of 128; unset: published for the data and noise
+      mse_weight: weight of the squared-error term
+      init_std: standard deviation of the initial u and v
+      v_dtype: how v is stored: float32, or bfloat16 for half the memory
+    """
+    check_choice("variant", variant, VARIANTS)
+    check_choice("v_dtype", v_dtype, V_DTYPES)
+
+    def defaults(problem: Problem) -> dict[str, Any]:
+        asymmetric = problem.noise_kind in ASYMMETRIC_KINDS
+        rates = published_learning_rates(problem.num_classes, asymmetric, variant)
+        return {"learning_rate_u": rates[0], "learning_rate_v": rates[1]}
+
+    published = defaults(problem)
+    rates = {
+        "u": published["learning_rate_u"] if learning_rate_u is None else learning_rate_u,
+        "v": published["learning_rate_v"] if learning_rate_v is None else learning_rate_v,
+    }
+    for name, rate in rates.items():
+        check_range(f"learning_rate_{name}", rate, 0)
+    check_range("mse_weight", mse_weight, 0)
+    check_range("init_std", init_std, 0)
+
+    def loss(forward, batch, rows, shared, clock, key):
+        logits = forward(0, batch.image[:, 0])
+        targets = jax.nn.one_hot(batch.label, problem.num_classes)
         value = sop_loss(
             logits,
             targets,
@@ -245,14 +288,16 @@ def make(
             mse_weight=mse_weight,
             weights=batch.weight,
         )
-        return value, LossOut(logits, (model_state,))
+        return value, LossOut(logits)
 
     return Method(
         loss=loss,
         init_rows=lambda key, labels: init_rows(
-            key, labels.shape[0], num_classes, init_std, v_dtype
+            key, labels.shape[0], problem.num_classes, init_std, v_dtype
         ),
-        row_learning_rates={"u": learning_rate_u, "v": learning_rate_v},
+        row_learning_rates=rates,
         update_rows=lambda rows, out: project(rows) if variant == "paper" else rows,
         noise_estimate=noise_estimate,
+        diagnostics=diagnostics,
+        defaults=defaults,
     )

@@ -11,10 +11,11 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from sop_jax.agreement import facts_of, fingerprint, require_same, together
 from sop_jax.checkpoint import Checkpoints
 from sop_jax.claim import claim
 from sop_jax.config import changed_fields, each_seed
-from sop_jax.data.dataset import load_seeds
+from sop_jax.data.dataset import Dataset, load_seeds
 from sop_jax.evaluate import (
     COLLAPSE_KEYS,
     COLLAPSE_TRUE_KEYS,
@@ -110,6 +111,7 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     configs = each_seed(config)
     datasets, truth = load_seeds(configs)
     resolved, notes = resolve(config, datasets[0])
+    require_same(facts_of(resolved) | _facts_of_data(datasets), "the data")
     for line in [*dict.fromkeys(data.noise.describe() for data in datasets), *notes]:
         _say(line)
     first = build(each_seed(resolved)[0], datasets[0], make_mesh())
@@ -127,7 +129,9 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
         for folder in folders if several else ():
             locks.enter_context(locked(folder))
         finished = [
-            claim(folder, own.config, partial(_changed, own.config, asked), own.dataset.noise.sha256)
+            claim(
+                folder, own.config, partial(_changed, own.config, asked), own.dataset.noise.sha256
+            )
             for folder, own, asked in zip(folders, experiments, configs, strict=True)
         ]
         if whole and all(finished):
@@ -157,6 +161,19 @@ def _changed(config: ConfigDict, requested: ConfigDict, saved: dict) -> list[str
     return changed_fields(saved, config, requested)
 
 
+def _facts_of_data(datasets: list[Dataset]) -> dict[str, str]:
+    """What the processes of a run must have read alike."""
+    train, test = datasets[0].train, datasets[0].test
+    given = [data.train.labels for data in datasets]
+    return {
+        "the hash of the training images": fingerprint([train.images]),
+        "the hash of the training ids": fingerprint([train.ids]),
+        "the hash of the given labels": fingerprint(given),
+        "the hash of the test set": fingerprint(test),
+        "the list of the class names": ", ".join(datasets[0].class_names),
+    }
+
+
 def _run_seed(
     experiment: Experiment, truth: np.ndarray | None, images: Images, session: Session
 ) -> bool:
@@ -168,7 +185,8 @@ def _run_seed(
     evaluation = Evaluation(experiment, truth, images)
     resident = experiment.resident(images.train)
     try:
-        outcome = train(experiment, resident, session, checkpoints, evaluation)
+        with together():
+            outcome = train(experiment, resident, session, checkpoints, evaluation)
     finally:
         checkpoints.close()
     if not outcome.finished:

@@ -12,15 +12,15 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from sop_jax import collapse, study
 from sop_jax import config as configs
-from sop_jax import study
 from sop_jax.data import dataset as datasets
 from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS
 from sop_jax.files import read_json
 from sop_jax.methods import focal, label_smoothing, mse
 from sop_jax.run_folder import seed_folders
 from sop_jax.tasks import classify
-from sop_jax.theory import collapse, collapse_figures, unconstrained_features
+from sop_jax.theory import collapse_figures, unconstrained_features
 
 # Cases: cross-entropy on clean labels, with a learnt classifier, belongs to each of the three
 # groups.

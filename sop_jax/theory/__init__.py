@@ -1,3 +1,1 @@
-"""The theory behind SOP: formulas as pure functions, and the figures that the theory tasks draw of
-them.
-"""
+"""The theory behind SOP: formulas as pure functions, and the figures that theory tasks draw."""

@@ -25,9 +25,7 @@ Curves = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def losses(curves: Curves, terminal: float) -> Figure:
-    """NC1, NC2, NC3 and self-duality over epochs; a dot where training accuracy first reaches
-    `terminal`.
-    """
+    """NC1, NC2, NC3 and self-duality over epochs; a dot where training accuracy gets `terminal`."""
     panels = {
         "nc1": "NC1: variability within classes",
         "nc2": "NC2: W W' against the simplex ETF",
@@ -38,8 +36,9 @@ def losses(curves: Curves, terminal: float) -> Figure:
 
 
 def wrong_labels(curves: Curves, terminal: float) -> Figure:
-    """Does a method collapse onto wrong labels: NC1 by given and by true labels, where wrong
-    examples lie, accuracy.
+    """Does a method collapse onto wrong labels?
+
+    NC1 by the given and by the true labels, where wrong examples lie, and test accuracy.
     """
     panels = {
         "nc1": "NC1 by the given labels",

@@ -1,5 +1,6 @@
-"""The convex program that SOP solves in disguise: min 1/2 ||theta||^2 + lambda ||s||_1 s.t. y = J
-theta + s (eq. 26).
+"""The convex program that SOP solves in disguise (SOP paper, eq. 26).
+
+    min 1/2 ||theta||^2 + lambda ||s||_1   subject to   y = J theta + s
 
 Its dual is the quadratic program max <y, nu> - 1/2 ||J^T nu||^2 over the box |nu| <= lambda, with
 theta = J^T nu. `solve` is a primal-dual interior-point method for the pair, batched over problems;
@@ -15,10 +16,9 @@ import numpy as np
 
 from sop_jax.errors import UserError
 
-# of the mean complementarity product, relative to lambda times the mean of |y|; at 1e-11 s of a
-# large
+# Of the mean complementarity product, relative to lambda times the mean of |y|. At 1e-11 the s of
+# a large problem with a tiny entry may still be 1e-5 away.
 GAP = 1e-13
-# problem with a tiny entry may still be 1e-5 away
 MAX_ITERATIONS = 100
 BATCH = 128  # programs solved at a time: their matrices [N, N] are all in memory
 TO_BOUNDARY = 0.995  # share of the way to the boundary that a step may go
@@ -37,8 +37,8 @@ def _solve(basis, observed, penalty):
 
     With s = plus - minus, both >= 0, and the slacks up = lambda - nu and down = lambda + nu of the
     box, the optimum is B B^T nu + plus - minus = y and plus*up = minus*down = 0. A Newton step on
-    it towards given products leaves one
-    positive definite system for nu: B B^T plus the diagonal plus/up + minus/down.
+    it towards given products leaves one positive definite system for nu: B B^T plus the diagonal
+    plus/up + minus/down.
     """
     gram, scale = basis @ basis.T, jnp.mean(jnp.abs(observed))
 
@@ -46,12 +46,12 @@ def _solve(basis, observed, penalty):
         return jnp.stack([plus * (penalty - nu), minus * (penalty + nu)])
 
     def newton(nu, plus, minus):
-        """A function of aims [2, N]: the step for which the products, to first order, become the
-        aims.
-        """
+        """A function of aims [2, N]: the step that makes the products, to first order, the aims."""
         up, down = penalty - nu, penalty + nu
         root = jax.lax.rsqrt(plus / up + minus / down)
-        factored = jax.scipy.linalg.cho_factor(jnp.eye(len(nu)) + root[:, None] * gram * root)
+        factored = jax.scipy.linalg.cho_factor(
+            jnp.eye(len(nu)) + root[:, None] * gram * root[None, :]
+        )
 
         def towards(aims):
             left_plus, left_minus = aims - products(nu, plus, minus)
@@ -109,39 +109,30 @@ def solve(basis: np.ndarray, observed: np.ndarray, penalty: np.ndarray) -> Solut
         (`sparse_linear.Factors.basis`).
       observed: y [L, N], not all 0. penalty: lambda [L] > 0.
     """
+    programs = [np.asarray(x, np.float64) for x in (basis, observed, penalty)]
     with jax.enable_x64(True):
-        return Solution(
-            *map(
-                np.asarray,
-                _solve_all(*(np.asarray(x, np.float64) for x in (basis, observed, penalty))),
-            )
-        )
+        return Solution(*map(np.asarray, _solve_all(*programs)))
 
 
 def kkt_residual(
     basis: np.ndarray, observed: np.ndarray, penalty: np.ndarray, solution: Solution
 ) -> np.ndarray:
-    """The largest violation [L] of the optimality conditions (Lemma B.2), each relative to its own
-    scale.
+    """The largest violation [L] of the optimality conditions, each relative to its own scale.
 
-    They are B z + s = y, z = B^T nu, |nu| <= lambda, and nu_i = lambda sign(s_i) where s_i is not
-    0, the last as the gap sum_i (lambda |s_i| - nu_i s_i) against lambda ||y||_1.
+    They are (SOP paper, Lemma B.2) B z + s = y, z = B^T nu, |nu| <= lambda, and
+    nu_i = lambda sign(s_i) where s_i is not 0, the last as the gap
+    sum_i (lambda |s_i| - nu_i s_i) against lambda ||y||_1.
     """
     nu, coordinates, noise = solution
     largest, penalty = np.max(np.abs(observed), axis=-1), np.asarray(penalty)
-    fit = (
-        np.max(
-            np.abs(np.einsum("...nr,...r->...n", basis, coordinates) + noise - observed), axis=-1
-        )
-        / largest
-    )
+    unmet = np.einsum("...nr,...r->...n", basis, coordinates) + noise - observed
+    fit = np.max(np.abs(unmet), axis=-1) / largest
     dual = np.linalg.norm(coordinates - np.einsum("...nr,...n->...r", basis, nu), axis=-1)
     dual /= np.maximum(np.linalg.norm(coordinates, axis=-1), np.finfo(np.float64).tiny)
     outside = np.maximum(np.max(np.abs(nu), axis=-1) / penalty - 1, 0)
     gap = np.sum(penalty[..., None] * np.abs(noise) - nu * noise, axis=-1)
-    return np.max(
-        [fit, dual, outside, np.abs(gap) / (penalty * np.sum(np.abs(observed), axis=-1))], axis=0
-    )
+    gap = np.abs(gap) / (penalty * np.sum(np.abs(observed), axis=-1))
+    return np.max([fit, dual, outside, gap], axis=0)
 
 
 def import_cvxpy() -> ModuleType:
@@ -150,8 +141,8 @@ def import_cvxpy() -> ModuleType:
         import cvxpy
     except ImportError:
         raise UserError(
-            "the reference solver needs CVXPY, which is not installed: pip install 'sop-jax[theory]' "
-            "(in a checkout: pip install -e '.[theory]')"
+            "the reference solver needs CVXPY, which is not installed: "
+            "pip install 'sop-jax[theory]' (in a checkout: pip install -e '.[theory]')"
         ) from None
     return cvxpy
 
@@ -171,7 +162,5 @@ def solve_cvxpy(
     theta, noise = cvxpy.Variable(jacobian.shape[1]), cvxpy.Variable(jacobian.shape[0])
     objective = cvxpy.Minimize(0.5 * cvxpy.sum_squares(theta) + penalty * cvxpy.norm1(noise))
     program = cvxpy.Problem(objective, [jacobian @ theta + noise == observed])
-    program.solve(
-        solver=cvxpy.CLARABEL, **dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-12)
-    )
+    program.solve(solver=cvxpy.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
     return theta.value, noise.value

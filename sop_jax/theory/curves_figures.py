@@ -1,6 +1,4 @@
-"""Figures of the two-manifold problem, each from arrays and numbers that the task `two_curves` has
-kept.
-"""
+"""Figures of the two-manifold problem, from the arrays that the task `two_curves` has kept."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,36 +7,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sop_jax import palette
+from sop_jax.palette import MUTED, SERIES
 
-# for unordered series; ordered ones, such as depths, take viridis
-COLORS = (*palette.SERIES, palette.MUTED)
+COLORS = (*SERIES, MUTED)  # for unordered series; ordered ones, such as depths, take viridis
 MARKERS = "osD^vPX*<>"
 STYLE = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
-}
-STYLE |= {
     "grid.color": "#e3e8ee",
     "legend.frameon": False,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "font.size": 10,
 }
-STYLE |= {"axes.titleweight": "bold", "font.size": 10}
 
 
 @matplotlib.rc_context(STYLE)
 def kernel(angles: np.ndarray, ratios: np.ndarray, depths: Sequence[int]) -> Figure:
-    """Theta/(nL/2) [depths, angles] against the angle: the whole range, and the peak on a
-    logarithmic axis.
-    """
+    """Theta/(nL/2) [depths, angles] against the angle: all of it, and the peak on a log axis."""
     figure, (whole, peak) = _panels(2)
     for ratio, depth, color in zip(ratios, depths, _shades(len(depths)), strict=True):
         whole.plot(angles, ratio, color=color, label=f"L = {depth}")
         peak.semilogx(angles[1:], ratio[1:], color=color)
-    whole.axhline(0.25, color=palette.MUTED, linestyle=":", linewidth=1)
+    whole.axhline(0.25, color=MUTED, linestyle=":", linewidth=1)
     whole.annotate(
         "1/4", (np.pi, 0.25), (0, -3), textcoords="offset points", ha="right", va="top", fontsize=9
     )
@@ -52,20 +46,14 @@ def kernel(angles: np.ndarray, ratios: np.ndarray, depths: Sequence[int]) -> Fig
 
 @matplotlib.rc_context(STYLE)
 def certificates(eigenvalues: Mapping[str, np.ndarray], depths: Sequence[int]) -> Figure:
-    """Certificate norm 1/lam_y against depth, one line a pair of curves; left the tabled ones,
-    right the coils.
-    """
+    """Certificate norm 1/lam_y against depth, a line a pair of curves; the coils on the right."""
     figure, axes = _panels(2, sharey=True)
     titles = ("Certificate norm against depth", "Coils: separation – curvature – near-returns")
     for ax, title, coils in zip(axes, titles, (False, True), strict=True):
-        chosen = {
-            name: values
-            for name, values in eigenvalues.items()
-            if name.startswith("coils") == coils
-        }
-        for i, (name, values) in enumerate(chosen.items()):
-            # 0 where a shallow kernel does not see the label at all: no certificate
-            seen = values > 1e-9
+        chosen = [name for name in eigenvalues if name.startswith("coils") == coils]
+        for i, name in enumerate(chosen):
+            values = eigenvalues[name]
+            seen = values > 1e-9  # 0 where a shallow kernel does not see the label: no certificate
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
             ax.loglog(
                 np.array(depths)[seen], 1 / values[seen], marker=marker, color=color, label=name
@@ -78,26 +66,27 @@ def certificates(eigenvalues: Mapping[str, np.ndarray], depths: Sequence[int]) -
 
 
 @matplotlib.rc_context(STYLE)
-def concentration(widths: Sequence[int], spread: Mapping[int, np.ndarray], bias: Mapping[int, np.ndarray],
-                  bias_error: Mapping[int, np.ndarray]) -> Figure:  # fmt: skip
-    """Relative s.d. and bias of the diagonal of the empirical kernel, each {depth: [widths]},
-    against width.
-    """
+def concentration(
+    widths: Sequence[int],
+    spread: Mapping[int, np.ndarray],
+    bias: Mapping[int, np.ndarray],
+    bias_error: Mapping[int, np.ndarray],
+) -> Figure:
+    """Relative s.d. and bias of the empirical kernel's diagonal, {depth: [widths]}, over width."""
     figure, (left, right) = _panels(2)
-    for i, (color, (depth, values)) in enumerate(
-        zip(_shades(len(spread)), spread.items(), strict=True)
-    ):
+    shades = _shades(len(spread))
+    for i, (depth, values) in enumerate(spread.items()):
+        color = shades[i]
         left.loglog(widths, values, color=color, marker=MARKERS[i], label=f"L = {depth}")
         # beside one another, or the bars would hide each other
         shifted = np.array(widths) * 1.06**i
         right.errorbar(
             shifted, bias[depth], bias_error[depth], color=color, marker=MARKERS[i], capsize=3
         )
-    guide = (
-        min(values[0] for values in spread.values()) * 0.7 * np.sqrt(widths[0] / np.array(widths))
-    )
-    left.loglog(widths, guide, color=palette.MUTED, linestyle=":", label="∝ 1/√n")
-    right.axhline(0, color=palette.MUTED, linewidth=1)
+    lowest = min(values[0] for values in spread.values())
+    guide = 0.7 * lowest * np.sqrt(widths[0] / np.array(widths))
+    left.loglog(widths, guide, color=MUTED, linestyle=":", label="∝ 1/√n")
+    right.axhline(0, color=MUTED, linewidth=1)
     right.set_xscale("log")
     for ax in (left, right):
         ax.set_xlabel("width n")
@@ -111,9 +100,7 @@ def concentration(widths: Sequence[int], spread: Mapping[int, np.ndarray], bias:
 
 @matplotlib.rc_context(STYLE)
 def training(steps: np.ndarray, accuracy: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
-    """Sign accuracy on the whole curves, {curve: {depth: [seeds, steps]}}: mean over seeds and
-    their range.
-    """
+    """Sign accuracy on the whole curves, {curve: {depth: [seeds, steps]}}: mean and range."""
     figure, axes = _panels(len(accuracy), sharey=True)
     for ax, (name, by_depth) in zip(axes, accuracy.items(), strict=True):
         for color, (depth, values) in zip(_shades(len(by_depth)), by_depth.items(), strict=True):
@@ -133,15 +120,16 @@ def training(steps: np.ndarray, accuracy: Mapping[str, Mapping[int, np.ndarray]]
 def tradeoff(
     widths: Mapping[int, Mapping[int, np.ndarray]], samples: Mapping[int, Mapping[int, np.ndarray]]
 ) -> Figure:
-    """Final accuracy against width and against samples a curve, {depth: {width or samples:
-    [seeds]}}; NaN: diverged.
+    """Final accuracy against width and against samples a curve.
+
+    Each is {depth: {width or samples: [seeds]}}; NaN where descent diverged.
     """
     figure, axes = _panels(2, sharey=True)
     titles, names = ("Width (statistical resource)", "Data"), ("width n", "samples a curve")
     for ax, title, name, by_depth in zip(axes, titles, names, (widths, samples), strict=True):
-        for i, (color, (depth, by_value)) in enumerate(
-            zip(_shades(len(by_depth)), by_depth.items(), strict=True)
-        ):
+        shades = _shades(len(by_depth))
+        for i, (depth, by_value) in enumerate(by_depth.items()):
+            color = shades[i]
             places = np.array(list(by_value)) * 1.06**i
             kept = [values[~np.isnan(values)] for values in by_value.values()]
             for place, values in zip(places, kept, strict=True):

@@ -28,17 +28,18 @@ def draw_recovery(
     """The images side by side above the PSNR over iterations.
 
     Args:
+      title: of the whole figure.
       clean, corrupted: [H, W, 3] in [0, 1].
-      recovered: fit -> its image after the last iteration, [H, W, 3]. curves: fit -> PSNR in dB of
-        every iteration.
+      recovered: fit -> its image after the last iteration, [H, W, 3].
+      curves: fit -> PSNR in dB of every iteration.
+      input_psnr: PSNR in dB of the corrupted image.
     """
     figure = Figure(figsize=(10, 6.2), dpi=DPI, layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.5))
     above.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     shown = {"clean": clean, f"corrupted, {input_psnr:.1f} dB": corrupted}
-    shown |= {
-        f"{TITLES[fit]}\nlast: {curves[fit][-1]:.1f} dB": image for fit, image in recovered.items()
-    }
+    for fit, image in recovered.items():
+        shown[f"{TITLES[fit]}\nlast: {curves[fit][-1]:.1f} dB"] = image
     for axes, (caption, image) in zip(above.subplots(1, len(shown)), shown.items(), strict=True):
         axes.imshow(np.clip(image, 0, 1), interpolation="nearest")
         axes.set_title(caption, fontsize=8)
@@ -60,9 +61,7 @@ def draw_recovery(
 
 
 def draw_errors(iterations: np.ndarray, errors: Mapping[float, np.ndarray]) -> Figure:
-    """Relative error ||UU' - X|| / ||X|| over iterations: errors[gamma] [problems, T], a line a
-    problem.
-    """
+    """||UU' - X|| / ||X|| over iterations: errors[gamma] [problems, T], a line a problem."""
     figure = Figure(figsize=(6.2, 3.9), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     for (gamma, each), color in zip(sorted(errors.items(), reverse=True), SERIES, strict=False):
@@ -92,17 +91,11 @@ def draw_limit(
     figure = Figure(figsize=(10, 3.9), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     order = np.argsort(gammas)
-    left.plot(
-        np.asarray(gammas)[order],
-        distances[order],
-        color=MUTED,
-        linewidth=0.8,
-        marker="o",
-        markersize=3,
-    )
-    left.plot([], [], color=MUTED, linewidth=0.8, marker="o", markersize=3, label="one matrix")
-    left.set(xscale="log", yscale="log", xlabel="γ, the start of U, g and h",
-             ylabel="relative distance to robust PCA")  # fmt: skip
+    line = {"color": MUTED, "linewidth": 0.8, "marker": "o", "markersize": 3}
+    left.plot(np.asarray(gammas)[order], distances[order], **line)
+    left.plot([], [], **line, label="one matrix")
+    left.set(xscale="log", yscale="log")
+    left.set(xlabel="γ, the start of U, g and h", ylabel="relative distance to robust PCA")
     number = np.arange(1, spectra.shape[-1] + 1)
     for row, color in zip(order[::-1], SERIES, strict=False):
         right.plot(number, np.maximum(spectra[row], 1e-16).T, color=color, linewidth=0.8, alpha=0.6)

@@ -1,18 +1,18 @@
-"""Robust image recovery: a deep image prior with double over-parameterisation (You, Zhu, Qu, Ma,
-NeurIPS 2020).
+"""Robust image recovery: a deep image prior with double over-parameterisation.
+
+Source: You, Zhu, Qu, Ma, NeurIPS 2020 (arXiv 2006.08857), section 3, and its released code.
 
 An image y = x + s with sparse gross errors s is fitted by phi(theta) + g*g - h*h: the network phi,
 which takes to natural images first, models x, and g*g - h*h, started near zero, models s. Network,
-g and h learn by plain gradient descent on the mean squared error, g and h `alpha` times as fast
-(arXiv 2006.08857, section 3; settings of its released code). The plain prior fits phi(theta) alone
-to y and in the end takes in the errors too.
+g and h learn by plain gradient descent on the mean squared error, g and h `alpha` times as fast.
+The plain prior fits phi(theta) alone to y and in the end takes in the errors too.
 
 Everywhere an image is float32 [H, W, 3] in [0, 1].
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,7 @@ ALPHA_PIXELS = 512 * 512  # the size at which `alpha` is stated, that of the pap
 
 
 def corrupt(image: np.ndarray, rate: float, seed: int) -> np.ndarray:
-    """Salt-and-pepper noise: every entry [H, W, 3] by itself becomes, with probability `rate`, 0 or
-    1 (paper, 4.2).
-    """
+    """Salt-and-pepper noise: an entry [H, W, 3] becomes, with probability `rate`, 0 or 1."""
     rng = np.random.default_rng(seed)
     hit, salt = rng.random(image.shape) < rate, rng.random(image.shape) < 0.5
     return np.where(hit, salt, image).astype(np.float32)
@@ -45,15 +43,12 @@ def psnr(mean_squared_error: Any) -> np.ndarray:
 
 
 def rescaled_alpha(alpha: float, height: int, width: int) -> float:
-    """`alpha`, stated for 512x512 pixels, such that g and h grow as fast on this size (see
-    `growth`).
-    """
+    """`alpha`, stated for 512x512 pixels, such that g and h grow as fast on this size."""
     return alpha * height * width / ALPHA_PIXELS
 
 
 def growth(rate: float, height: int, width: int) -> float:
-    """Factor by which g grows in an iteration at residual 1, where g and h learn at `rate` = alpha
-    * tau.
+    """Factor by which g grows in an iteration at residual 1, with a rate of alpha * tau.
 
     The gradient of the mean of (g*g - s)^2 over 3HW entries is 4 g r / (3HW): 1.0025 in the paper's
     setting.
@@ -86,46 +81,49 @@ class Settings(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that changes: the variables ("network"; "g" and "h" [1, H, W, 3] if doubled), the
-    optimiser's state, t.
-    """
+    """All that changes in a fit."""
 
-    variables: Any
+    variables: Any  # "network", its parameters; if doubled also "g" and "h" [1, H, W, 3]
     opt_state: Any
-    iteration: jax.Array
+    iteration: jax.Array  # int32, iterations done
 
 
 class Progress(NamedTuple):
-    """Of each iteration, float32 [n]: the loss, and the mean squared error of the network's output
-    to the clean image.
-
-    Both are of the output before that iteration's update, on its noisy input.
-    """
+    """Of each iteration, float32 [n]; of the output before its update, on its noisy input."""
 
     loss: np.ndarray
-    error: np.ndarray
+    error: np.ndarray  # mean squared error of the network's output to the clean image
+
+
+class Step(Protocol):
+    def __call__(self, state: State, _: None = None) -> tuple[State, Progress]:
+        """One iteration; its Progress holds scalars."""
+
+
+class Advance(Protocol):
+    def __call__(self, state: State, iterations: int) -> tuple[State, Progress]:
+        """`iterations` of them."""
+
+
+class Images(Protocol):
+    def __call__(self, state: State) -> dict[str, jax.Array]:
+        """ "recovered", the network's output on the input without noise, float32 [H, W, 3].
+
+        If doubled also "sparse" [H, W, 3], what is modelled as errors.
+        """
 
 
 class Fit(NamedTuple):
-    """One fit of one image.
+    """One fit of one image."""
 
-    Attributes:
-      start: the State before the first iteration.
-      advance: (State, n) -> (State, Progress of n iterations).
-      images: State -> "recovered", the network's output on the input without noise, and, if
-        doubled, "sparse", what is modelled as errors; float32 [H, W, 3].
-      limit: what keeps descent from diverging, in words.
-    """
-
-    start: State
-    advance: Callable
-    images: Callable
-    limit: str
+    start: State  # before the first iteration
+    advance: Advance
+    images: Images
+    limit: str  # what keeps descent from diverging, in words
 
 
 def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray, seed: int) -> Fit:
-    """The fit called `name` (one of FITS) of `observed` [H, W, 3]; `clean` [H, W, 3] only measures
-    it.
+    """The fit called `name`, one of FITS, of `observed` [H, W, 3]; `clean` only measures it.
 
     'double' is plain SGD at `learning_rate` and alpha * `learning_rate` on the mean squared error;
     'plain_l1' and 'plain_mse' are Adam, the usual optimiser of the deep image prior, on the mean
@@ -135,24 +133,19 @@ def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray,
     clean, observed = jnp.asarray(clean)[None], jnp.asarray(observed)[None]
     keys = jax.random.split(jax.random.key(seed), 5)
     fixed_input = INPUT_RANGE * jax.random.uniform(keys[0], (*observed.shape[:3], INPUT_DEPTH))
-    variables = {
-        "network": jax.jit(network.init, compiler_options=options_for_one_run())(
-            keys[1], fixed_input
-        )
-    }
+    init = jax.jit(network.init, compiler_options=options_for_one_run())
+    variables = {"network": init(keys[1], fixed_input)}
     if name == DOUBLE:
         variables["g"] = START * jax.random.normal(keys[2], observed.shape)
         variables["h"] = START * jax.random.normal(keys[3], observed.shape)
-        slow, fast = (
-            optax.sgd(settings.learning_rate),
-            optax.sgd(settings.alpha * settings.learning_rate),
-        )
+        slow = optax.sgd(settings.learning_rate)
+        fast = optax.sgd(settings.alpha * settings.learning_rate)
         parts = {"network": slow, "g": fast, "h": fast}
         optimizer = optax.multi_transform(parts, {part: part for part in parts})
     else:
         optimizer = optax.adam(settings.plain_learning_rate)
 
-    def step(state: State, _: Any = None) -> tuple[State, Progress]:
+    def step(state: State, _: None = None) -> tuple[State, Progress]:
         noise = jax.random.normal(jax.random.fold_in(keys[4], state.iteration), fixed_input.shape)
 
         def objective(variables):
@@ -161,7 +154,8 @@ def make(name: str, settings: Settings, clean: np.ndarray, observed: np.ndarray,
             return jnp.mean(jnp.abs(residual) if name == PLAIN_L1 else residual**2), image
 
         (loss, image), grads = jax.value_and_grad(objective, has_aux=True)(state.variables)
-        updates, opt_state = optimizer.update(grads, state.opt_state)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam has powers float ** int32
+            updates, opt_state = optimizer.update(grads, state.opt_state)
         variables = optax.apply_updates(state.variables, updates)
         error = jnp.mean((image - clean) ** 2)
         return State(variables, opt_state, state.iteration + 1), Progress(loss, error)
@@ -180,31 +174,29 @@ def _limit(name: str, settings: Settings, height: int, width: int) -> str:
     if name != DOUBLE:
         return f"lower config.plain_learning_rate={settings.plain_learning_rate:g}"
     rate = settings.alpha * settings.learning_rate
+    largest = largest_rate(height, width)
     return (
-        f"g and h learn at {rate:.4g}, which must stay below 3HW/4 = {largest_rate(height, width):.4g} (lower "
-        f"config.alpha), and the network at config.learning_rate={settings.learning_rate:g} (lower it too)"
+        f"g and h learn at {rate:.4g}, which must stay below 3HW/4 = {largest:.4g} (lower "
+        f"config.alpha), and the network at config.learning_rate={settings.learning_rate:g} "
+        "(lower it too)"
     )
 
 
 def to_arrays(state: State) -> dict[str, np.ndarray]:
     """The leaves of the state by number, for a file."""
-    return {
-        f"state_{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))
-    }
+    leaves = jax.tree.leaves(state)
+    return {f"state_{number}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: State) -> State:
     """The state that `to_arrays` took apart, of the structure of `like`, bit by bit."""
     leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(
-        structure, [jnp.asarray(arrays[f"state_{number}"]) for number in range(len(leaves))]
-    )
+    saved = [jnp.asarray(arrays[f"state_{number}"]) for number in range(len(leaves))]
+    return jax.tree.unflatten(structure, saved)
 
 
-def step_by_step(step: Callable) -> Callable:
-    """`advance` of a Fit with one call an iteration: XLA's CPU convolutions are many times slower
-    inside a loop.
-    """
+def step_by_step(step: Step) -> Advance:
+    """One call an iteration: XLA's CPU convolutions are many times slower inside a loop."""
     one = jax.jit(step, compiler_options=options_for_steps())
 
     def advance(state: State, iterations: int) -> tuple[State, Progress]:
@@ -212,15 +204,14 @@ def step_by_step(step: Callable) -> Callable:
         for _ in range(iterations):
             state, progress = one(state)
             history.append(progress)
-        return state, Progress(
-            *(np.asarray(jnp.stack(series)) for series in zip(*history, strict=True))
-        )
+        series = zip(*history, strict=True)
+        return state, Progress(*(np.asarray(jnp.stack(values)) for values in series))
 
     return advance
 
 
-def in_one_program(step: Callable) -> Callable:
-    """`advance` of a Fit as one program of all its iterations, for GPU and TPU."""
+def in_one_program(step: Step) -> Advance:
+    """One program for all iterations, for GPU and TPU."""
     many = jax.jit(
         lambda state, iterations: jax.lax.scan(step, state, length=iterations), static_argnums=1
     )

@@ -30,9 +30,7 @@ class CriticalPoints(NamedTuple):
 def gradient_and_hessian(
     problem: Problem, point: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rho [N], gradient [p + 2N], Hessian [p + 2N, p + 2N]) of h at point = (theta, u, v) (proof
-    of Prop. 3.2).
-    """
+    """(rho [N], gradient [p + 2N], Hessian [p + 2N, p + 2N]) of h at point = (theta, u, v)."""
     jacobian, observed = problem.jacobian, problem.observed
     num_rows, num_parameters = jacobian.shape
     theta, u, v = np.split(point, [num_parameters, num_parameters + num_rows])
@@ -45,14 +43,15 @@ def gradient_and_hessian(
 def critical_points(
     problem: Problem, num_starts: int, random: np.random.Generator
 ) -> CriticalPoints:
-    """Solves gradient = 0 by Levenberg-Marquardt from random starts, in which random pairs (u_i,
-    v_i) are 0.
+    """Solves gradient = 0 by Levenberg-Marquardt from random starts.
 
-    From such a start u_i and v_i stay 0, as they would have to by chance: without it hardly a
-      saddle would be found.
+    In these some random pairs (u_i, v_i) are 0, and stay 0, as they would have to by chance:
+    without it hardly a saddle would be found.
 
     Args:
-      problem: one problem, J [N, p]. num_starts: S. random: where the starts come from.
+      problem: one problem, J [N, p].
+      num_starts: S.
+      random: where the starts come from.
     """
     num_rows, num_parameters = problem.jacobian.shape
     scale = np.linalg.norm(problem.observed) * (1 + np.linalg.norm(problem.jacobian, 2))

@@ -1,13 +1,15 @@
-"""Gradient descent with discrepant learning rates on the linear model, and the point its flow ends
-at.
+"""Gradient descent with discrepant learning rates on the linear model, and where its flow ends.
 
-h(theta, u, v) = 1/2 ||J theta + u*u - v*v - y||^2 (SOP paper, eq. 15), with residual rho:
+h(theta, u, v) = 1/2 ||J theta + u*u - v*v - y||^2 (SOP paper, eq. 15), with residual rho, is
+descended from theta = 0, u = v = gamma by
 
-    theta <- theta - tau J^T rho,  u <- u - 2 alpha tau u*rho,  v <- v + 2 alpha tau v*rho;  start:
-    0, gamma, gamma
+    theta <- theta - tau J^T rho,  u <- u - 2 alpha tau u*rho,  v <- v + 2 alpha tau v*rho
 
-As tau -> 0, with nu = -integral of rho: theta = J^T nu, u = gamma e^(2 alpha nu), v = gamma e^(-2
-alpha nu) (eq. 20), so descent ends where J J^T nu + gamma^2 (e^(4 alpha nu) - e^(-4 alpha nu)) = y.
+As tau -> 0, with nu = -integral of rho: theta = J^T nu, u = gamma e^(2 alpha nu) and
+v = gamma e^(-2 alpha nu) (eq. 20), so descent ends where
+
+    J J^T nu + gamma^2 (e^(4 alpha nu) - e^(-4 alpha nu)) = y.
+
 A `lane` is one descent, of one problem with one alpha; theta is held by its coordinates z in the
 row space of J, basis B = U S (see sparse_linear).
 """
@@ -20,9 +22,9 @@ import numpy as np
 
 from sop_jax.errors import UserError
 
-# descent stops when ||rho||_inf < TOLERANCE ||y||; methods.md (8.3) has 1e-5, which leaves s up to
+# Descent stops when ||rho||_inf < TOLERANCE ||y||. At 1e-5 it leaves s up to .014 away from its
+# limit where s* is a hundredth of y.
 TOLERANCE = 5e-6
-# .014 away from its limit where s* is a hundredth of y
 STRIDE = 100  # steps between two looks at that rule
 BLOCK = 128  # lanes of one program: its state stays in the processor's cache
 # steps before the first sorting of lanes into those that stopped and those that go on
@@ -55,7 +57,7 @@ class Limit(NamedTuple):
 
 def residual(basis, observed, z, u, v):
     """rho = B z + u*u - v*v - y [N]."""
-    return jnp.sum(basis * z, axis=-1) + u * u - v * v - observed
+    return jnp.sum(basis * z[None, :], axis=-1) + u * u - v * v - observed
 
 
 def step(basis, observed, alpha, tau, state):
@@ -67,12 +69,9 @@ def step(basis, observed, alpha, tau, state):
 
 
 def safe_step(basis: np.ndarray, observed: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """min(.5 / ||J||^2, .02 / (alpha ||y||_inf)) [L]: a constant step at which descent is stable
-    (methods.md, 8.3).
-    """
-    return np.minimum(
-        0.5 / _spectral(basis) ** 2, 0.02 / (alpha * np.max(np.abs(observed), axis=-1))
-    )
+    """A constant step at which descent is stable: min(.5/||J||^2, .02/(alpha ||y||_inf)) [L]."""
+    largest = np.max(np.abs(observed), axis=-1)
+    return np.minimum(0.5 / _spectral(basis) ** 2, 0.02 / (alpha * largest))
 
 
 def _spectral(basis: np.ndarray) -> np.ndarray:
@@ -97,9 +96,7 @@ def _step_rule(basis, observed, alpha, step_size):
 
 
 def _advance(basis, observed, alpha, largest, caution, state, iterations, until):
-    """One lane from `iterations` on, until the stop rule, a residual that is not finite, or `until`
-    iterations.
-    """
+    """One lane from `iterations` on, to the stop rule, a residual not finite, or `until`."""
     enough = TOLERANCE * jnp.linalg.norm(observed)
 
     def one(_, state):
@@ -131,12 +128,13 @@ def descend(
     max_iterations: int,
     step_size: float | None = None,
 ) -> Descent:
-    """Gradient descent of L lanes, in legs of doubling length between which the lanes that stopped
-    are laid aside.
+    """Gradient descent of L lanes, in legs of doubling length; lanes that stopped are laid aside.
 
     Args:
-      basis: B [L, N, r]. observed: y [L, N]. alpha: [L], ratio of learning rates. log_gamma: log of
-        the start value.
+      basis: B [L, N, r].
+      observed: y [L, N].
+      alpha: [L], ratios of learning rates.
+      log_gamma: logarithm of the start value.
       max_iterations: cap on the steps of a lane, rounded up to a whole stride.
       step_size: constant tau; None chooses it from the residual (see `_step_rule`).
 
@@ -162,26 +160,28 @@ def descend(
                 ):
                     store[..., block] = np.asarray(new)[..., : len(block)]
             if not np.all(np.isfinite(excess)):
-                _say_diverged(
-                    basis, observed, alpha, step_size, int(np.argmin(np.isfinite(excess)))
-                )
+                lane = int(np.argmin(np.isfinite(excess)))
+                _say_diverged(basis[lane], observed[lane], alpha[lane], step_size)
             lanes = lanes[excess[lanes] >= 1]
     return Descent(z.T, u.T, v.T, iterations, excess < 1)
 
 
-def _say_diverged(basis, observed, alpha, step_size, lane):
-    limit = safe_step(basis[lane], observed[lane], alpha[lane])
-    bound = 0.02 / (step_size * np.max(np.abs(observed[lane])))
+def _say_diverged(basis, observed, alpha, step_size):
+    """Raises the UserError of one lane: basis [N, r], observed [N], alpha."""
+    limit = safe_step(basis, observed, alpha)
+    bound = 0.02 / (step_size * np.max(np.abs(observed)))
     raise UserError(
-        f"config.step_size={step_size:g}: gradient descent diverges at alpha={alpha[lane]:g}. The limit there is "
-        f"step_size <= min(0.5/||J||^2, 0.02/(alpha ||y||_inf)) = {limit:.3g} (for this step: alpha <= {bound:.3g}); "
-        "lower it, lower config.alpha_max, or leave config.step_size unset"
+        f"config.step_size={step_size:g}: gradient descent diverges at alpha={alpha:g}. The limit "
+        f"there is step_size <= min(0.5/||J||^2, 0.02/(alpha ||y||_inf)) = {limit:.3g} (for this "
+        f"step: alpha <= {bound:.3g}); lower it, lower config.alpha_max, or leave config.step_size "
+        "unset"
     )
 
 
 def _limit(basis, observed, alpha, log_gamma):
-    """Damped Newton method on F(nu) = B B^T nu + 2 gamma^2 sinh(4 alpha nu) - y; its Jacobian is
-    positive definite.
+    """Damped Newton method on F(nu) = B B^T nu + 2 gamma^2 sinh(4 alpha nu) - y.
+
+    The Jacobian of F is positive definite.
     """
     gram, scale, gamma_squared = basis @ basis.T, jnp.linalg.norm(observed), jnp.exp(2 * log_gamma)
     shrink = 0.5 ** jnp.arange(25.0)
@@ -193,11 +193,11 @@ def _limit(basis, observed, alpha, log_gamma):
         nu, value, _, count = carry
         # scales the diagonal part to 1
         root = 1 / jnp.sqrt(8 * alpha * gamma_squared * jnp.cosh(4 * alpha * nu))
-        matrix = jnp.eye(len(nu)) + root[:, None] * gram * root
+        matrix = jnp.eye(len(nu)) + root[:, None] * gram * root[None, :]
         direction = -root * jax.scipy.linalg.solve(matrix, root * value, assume_a="pos")
         # A step may not change an exponent by more than 4: sinh would overflow.
         direction = direction * jnp.minimum(1.0, 1 / jnp.max(jnp.abs(alpha * direction)))
-        candidates = nu + shrink[:, None] * direction
+        candidates = nu[None, :] + shrink[:, None] * direction[None, :]
         values = jax.vmap(equation)(candidates)
         norms = jnp.linalg.norm(values, axis=1)
         best = jnp.argmin(norms)

@@ -1,7 +1,7 @@
-"""The arrays behind the figures of the linear model, as functions of the task's config (fields: see
-linear_recovery).
+"""The arrays behind the figures of the linear model, as functions of the task's config.
 
-T = config.trials instances, A alphas, M lambdas. All float64.
+Its fields stand in tasks/linear_recovery.py. T = config.trials instances, A alphas, M lambdas. All
+arrays are float64.
 """
 
 import numpy as np
@@ -16,9 +16,7 @@ LANDSCAPE_SIZE = (5, 8, 2, 2)  # N, p, r, k of the problems whose critical point
 def problems_of(
     config: ConfigDict, rank: int, sparsity: int
 ) -> tuple[sparse_linear.Problem, sparse_linear.Factors]:
-    """The T instances of a rank and a sparsity, each with a random stream of its own, and their
-    compact SVD.
-    """
+    """The T instances of a rank and a sparsity, each of its own random stream, and their SVD."""
     size = config.num_rows, config.num_parameters, rank, sparsity
     problems = sparse_linear.stack(
         [sparse_linear.draw((config.seed, *size, t), *size) for t in range(config.trials)]
@@ -27,13 +25,13 @@ def problems_of(
 
 
 def on_curve(config: ConfigDict, penalties: np.ndarray, log_gamma: float) -> dict[str, np.ndarray]:
-    """Descent, its exact limit and the convex program for every instance and lambda [A], alpha on
-    the curve; [T, A].
+    """Descent, its exact limit and the convex program, for every instance and lambda; [T, A, ...].
+
+    `penalties` [A] are the lambdas; alpha is that of the curve.
     """
     problems, factors = problems_of(config, config.rank, config.sparsity)
-    basis, observed = (
-        np.repeat(x, len(penalties), axis=0) for x in (factors.basis, problems.observed)
-    )
+    basis = np.repeat(factors.basis, len(penalties), axis=0)
+    observed = np.repeat(problems.observed, len(penalties), axis=0)
     penalty = np.tile(penalties, config.trials)
     alpha = sparse_linear.penalty_of(penalty, log_gamma)
     descent = linear_descent.descend(
@@ -53,18 +51,14 @@ def on_curve(config: ConfigDict, penalties: np.ndarray, log_gamma: float) -> dic
         "descent_coordinates": descent.coordinates,
         "descent_noise": descent.noise,
     }
-    return {
-        key: value.reshape(config.trials, len(penalties), *value.shape[1:])
-        for key, value in lanes.items()
-    }
+    shape = config.trials, len(penalties)
+    return {key: value.reshape(*shape, *value.shape[1:]) for key, value in lanes.items()}
 
 
 def programs(
     basis: np.ndarray, observed: np.ndarray, lambdas: np.ndarray
 ) -> tuple[convex_program.Solution, np.ndarray]:
-    """Solutions of every instance at every lambda, leading axes [T, M], and their KKT residuals [T,
-    M].
-    """
+    """Solutions of every instance at every lambda, and their KKT residuals; axes [T, M, ...]."""
     shape = len(observed), len(lambdas)
     penalty = np.tile(lambdas, len(observed))
     basis, observed = (np.repeat(x, len(lambdas), axis=0) for x in (basis, observed))
@@ -76,34 +70,35 @@ def programs(
 def over_lambda(
     config: ConfigDict, lambdas: np.ndarray, curve: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Relative differences [T, A, M] of descent at every alpha and the convex program at every
-    lambda.
-    """
+    """Relative differences [T, A, M] of descent at every alpha and the program at every lambda."""
     problems, factors = problems_of(config, config.rank, config.sparsity)
     convex, kkt = programs(factors.basis, problems.observed, lambdas)
-    pairs = {
-        "theta": (curve["descent_coordinates"], convex.coordinates),
-        "s": (curve["descent_noise"], convex.noise),
+
+    def differences(descent, solution):
+        return relative_difference(descent[:, :, None], solution[:, None])
+
+    return {
+        "theta": differences(curve["descent_coordinates"], convex.coordinates),
+        "s": differences(curve["descent_noise"], convex.noise),
+        "kkt": kkt,
     }
-    differences = {key: relative_difference(descent[:, :, None], solution[:, None])
-                   for key, (descent, solution) in pairs.items()}  # fmt: skip
-    return differences | {"kkt": kkt}
 
 
 def recovery_errors(
     config: ConfigDict, rank: int, sparsity: int, lambdas: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Recovery errors [T, M] ||theta - theta*|| / ||theta*||, the same of s; lambda_0, mu and Prop.
-    3.5 [T].
+    """Recovery errors, ||theta - theta*|| / ||theta*||, and what Proposition 3.5 says of them.
+
+    'theta', 's' and 'kkt' are [T, M]; 'threshold' (lambda_0), 'coherence' (mu) and 'guaranteed',
+    whether the condition of the proposition holds, [T].
     """
     problems, factors = problems_of(config, rank, sparsity)
     convex, kkt = programs(factors.basis, problems.observed, lambdas)
     truth = np.einsum("tpr,tp->tr", factors.right, problems.theta)
 
     def error(found, true):
-        return (
-            np.linalg.norm(found - true[:, None], axis=-1) / np.linalg.norm(true, axis=-1)[:, None]
-        )
+        scale = np.linalg.norm(true, axis=-1)[:, None]
+        return np.linalg.norm(found - true[:, None], axis=-1) / scale
 
     return {
         "theta": error(convex.coordinates, truth),
@@ -122,14 +117,12 @@ def critical_points(config: ConfigDict) -> dict[str, np.ndarray]:
         problem = sparse_linear.draw((config.seed, number), *LANDSCAPE_SIZE)
         random = np.random.default_rng((config.seed, number, 1))
         found.append(landscape.critical_points(problem, config.landscape_starts, random))
-    return {name: np.concatenate(columns) for name, *columns in
-            zip(landscape.CriticalPoints._fields, *found, strict=True)}  # fmt: skip
+    columns = zip(*found, strict=True)
+    return landscape.CriticalPoints(*map(np.concatenate, columns))._asdict()
 
 
 def against_cvxpy(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Relative differences of the batched solver and CVXPY, each instance with its own random
-    lambda.
-    """
+    """Relative differences of our solver and CVXPY, each instance with its own random lambda."""
     differences = {"theta": [], "s": []}
     size = config.num_rows, config.num_parameters, config.rank, config.sparsity
     for number in range(config.cvxpy_instances):

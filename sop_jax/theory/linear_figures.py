@@ -1,15 +1,13 @@
-"""Figures of the linear model: 2 (descent against the convex program), 3 (effect of lambda), 4
-(phase transition).
-"""
+"""Figures 2 to 4 of the SOP paper: descent against the convex program, lambda, phase transition."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from sop_jax import palette
+from sop_jax.palette import MUTED, SERIES
 
-COLOURS = (*palette.SERIES, palette.MUTED)
+COLOURS = (*SERIES, MUTED)
 INK = "#24292f"
 SMALLEST = 1e-15  # errors below it are drawn at it: what is left there is rounding
 QUANTITIES = {"theta": "θ", "s": "s"}
@@ -26,12 +24,13 @@ def draw_heat_maps(
     curve: np.ndarray,
     gamma: str,
 ) -> Figure:
-    """Figure 2: relative differences of descent's and the convex program's solutions, one map for
-    theta, one for s.
+    """Figure 2: relative differences of descent's and the convex program's solutions.
 
     Args:
-      alphas: [A]. lambdas: [M]. differences: {"theta", "s"}: [A, M]. curve: [A], the lambda that
-        belongs to each alpha.
+      alphas: [A].
+      lambdas: [M].
+      differences: {"theta", "s"}: [A, M], a map each.
+      curve: [A], the lambda that belongs to each alpha.
       gamma: the start value of descent, as text.
     """
     figure = _figure(10, 4)
@@ -58,11 +57,11 @@ def _edges(values: np.ndarray) -> np.ndarray:
 
 
 def draw_curve(lambdas: np.ndarray, by_gamma: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """The same differences on the curve: medians over instances, with the quartiles, for each
-    gamma.
+    """The same differences on the curve: medians and quartiles over instances, for each gamma.
 
     Args:
-      lambdas: [A]. by_gamma: {gamma as text: {"theta", "s"}: [T, A]}.
+      lambdas: [A].
+      by_gamma: {gamma as text: {"theta", "s"}: [T, A]}.
     """
     figure = _figure(10, 3.6)
     for axes, (key, name) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):
@@ -86,12 +85,12 @@ def draw_curve(lambdas: np.ndarray, by_gamma: Mapping[str, Mapping[str, np.ndarr
 
 
 def draw_errors(lambdas: np.ndarray, panels: Sequence[Mapping]) -> Figure:
-    """Figure 3: mean recovery errors against lambda, one row of axes a panel, theta left and s
-    right.
+    """Figure 3: mean recovery errors against lambda, a row of axes a panel, theta left, s right.
 
     Args:
-      lambdas: [M]. panels: each with title, labels [C], thresholds [C] (lambda_0, dotted) and
-        errors {"theta", "s"}: [C, M].
+      lambdas: [M].
+      panels: each with title, labels [C], thresholds [C] (lambda_0, dotted) and errors
+        {"theta", "s"}: [C, M].
     """
     figure = _figure(10, 3.6 * len(panels))
     rows = figure.subplots(len(panels), 2, squeeze=False)
@@ -121,11 +120,12 @@ def draw_phase_transition(
     successes: Mapping[str, np.ndarray],
     trials: int,
 ) -> Figure:
-    """Figure 4: how many of the trials recover theta (left) and s (right), rank upwards, sparsity
-    to the right.
+    """Figure 4: how many of the trials recover theta (left) and s (right).
 
     Args:
-      successes: {"theta", "s"}: [R, K] counts of `trials`.
+      ranks: [R], upwards.
+      sparsities: [C], to the right.
+      successes: {"theta", "s"}: [R, C] counts of `trials`.
     """
     figure = _figure(10, 4.2)
     for axes, (key, name) in zip(figure.subplots(1, 2), QUANTITIES.items(), strict=True):

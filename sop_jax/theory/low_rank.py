@@ -1,5 +1,4 @@
-"""A low-rank matrix with sparse gross errors, recovered by double over-parameterisation, and by
-robust PCA.
+"""A low-rank matrix with sparse gross errors: double over-parameterisation, and robust PCA.
 
 Y = X + S with X positive semidefinite of small rank and S sparse. Gradient descent on
 
@@ -52,10 +51,10 @@ class Descent(NamedTuple):
 
 
 def make_problem(size: int, rank: int, rate: float, magnitude: float, seed: int) -> Problem:
-    """X = A A' with A [size, rank] standard normal; entries of S are +-magnitude with probability
-    `rate`, else 0.
+    """X = A A' with A [size, rank] standard normal, and S with entries +-magnitude or 0.
 
-    S is symmetric as X is: its upper triangle is drawn and mirrored.
+    An entry of S is not 0 with probability `rate`. S is symmetric as X is: its upper triangle is
+    drawn and mirrored.
     """
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((size, rank))
@@ -77,8 +76,9 @@ def largest_step(observed: jax.Array, alpha: float) -> jax.Array:
 def descend(
     problem: Problem, alpha: float, gamma: float, step: jax.Array, iterations: int, every: int
 ) -> Descent:
-    """`iterations` (a multiple of `every`) steps of gradient descent, U at rate `step`, g and h at
-    alpha * `step`.
+    """Gradient descent for `iterations`, a multiple of `every`.
+
+    U learns at the rate `step`, g and h at alpha * `step`.
     """
     observed, truth = problem.observed, problem.low_rank
     size = observed.shape[-1]
@@ -116,8 +116,9 @@ def recover(
     iterations: int,
     every: int,
 ) -> Descent:
-    """`descend` on several problems of one size in one program; the fields gain a leading
-    dimension, numpy float64.
+    """`descend` on several problems of one size in one program.
+
+    The fields gain a leading dimension, the problems; they are NumPy arrays.
 
     Args:
       step: tau; None: STEP * largest_step, each problem's own.
@@ -129,37 +130,37 @@ def recover(
         stacked = Problem(*(jnp.stack(parts) for parts in zip(*problems, strict=True)))
         limits = jax.vmap(largest_step, (0, None))(stacked.observed, alpha)
         steps = STEP * limits if step is None else jnp.full_like(limits, step)
-        run = jax.jit(
-            jax.vmap(lambda problem, tau: descend(problem, alpha, gamma, tau, iterations, every))
-        )
-        ended = Descent(*map(np.asarray, run(stacked, steps)))
-        limit, size = (
-            float(jnp.min(limits)),
-            np.sum(np.asarray(stacked.observed) ** 2, axis=(1, 2)) / 4,
-        )
-    # NaN too; the loss at the start is that of an all but empty fit, `size`
-    if not np.all(ended.loss < size):
+
+        def one(problem, tau):
+            return descend(problem, alpha, gamma, tau, iterations, every)
+
+        ended = Descent(*map(np.asarray, jax.jit(jax.vmap(one))(stacked, steps)))
+        limits, steps, observed = map(np.asarray, (limits, steps, stacked.observed))
+    first_loss = np.sum(observed**2, axis=(1, 2)) / 4  # up to gamma, which all but is 0
+    if not np.all(ended.loss < first_loss):  # NaN too
         raise UserError(
-            f"config.matrix.step={float(np.max(np.asarray(steps))):.3g} with config.matrix.alpha={alpha:.3g}: descent "
-            f"diverged; a step must stay well below 1 / max(||Y||, alpha ||Y||_inf) = {limit:.3g}, so lower alpha or "
-            f"the step, or leave the step unset for {STEP} of that"
+            f"config.matrix.step={np.max(steps):.3g} with config.matrix.alpha={alpha:.3g}: descent "
+            "diverged; a step must stay well below 1 / max(||Y||, alpha ||Y||_inf) = "
+            f"{np.min(limits):.3g}, so lower alpha or the step, or leave the step unset for {STEP} "
+            "of that"
         )
     return ended
 
 
 def robust_pca(
     observed: np.ndarray, weight: float, iterations: int = 20000, tolerance: float = 1e-6
-) -> tuple:
-    """(X, S) solving min trace(X) + weight ||S||_1 s.t. X + S = Y, X >= 0, by ADMM on the augmented
-    Lagrangian.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(X, S) solving min trace(X) + weight ||S||_1 s.t. X + S = Y, X >= 0, by ADMM.
 
     X takes the eigenvalues of Y - S + Z / rho lowered by 1 / rho and cut at zero, S the entries of
     Y - X + Z / rho drawn in by weight / rho (Candes, Li, Ma, Wright 2011, section 5, with
     eigenvalues in place of singular values).
 
     Args:
-      observed: float64 [n, n], symmetric. tolerance: on ||Y - X - S|| and on the step of S,
-        relative to ||Y||.
+      observed: Y, float64 [n, n], symmetric.
+      weight: of the errors.
+      iterations: at most.
+      tolerance: on ||Y - X - S|| and on the step of S, relative to ||Y||.
 
     Raises:
       UserError: not within the tolerance after `iterations`.
@@ -197,13 +198,16 @@ def facts(
     """What the summary says of descents, a list over the problems under each key.
 
     Args:
-      descent: fields of a Descent, each over the problems. truth, convex: X, and X by robust PCA,
-        [problems, n, n].
+      descent: fields of a Descent, each over the problems.
+      truth: X [problems, n, n]. convex: X by robust PCA, the same shape.
+      rank: of X.
 
     Returns:
-      relative_error: to X. distance_to_robust_pca: to its X. largest_rise: see Descent.
+      relative_error: to X.
+      distance_to_robust_pca: to its X.
+      largest_rise: see Descent.
       eigenvalue_ratio: eigenvalue rank + 1 over eigenvalue rank, small if the rank is found.
-        smallest_eigenvalue: of UU', over the largest.
+      smallest_eigenvalue: of UU', over the largest.
     """
     values = spectrum(descent["low_rank"])
     columns = {

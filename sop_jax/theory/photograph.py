@@ -1,6 +1,4 @@
-"""A photograph as the image to recover: any image file, or one of scikit-learn's own, cut square
-and reduced.
-"""
+"""A photograph to recover: any image file, or one of scikit-learn's own, cut square and reduced."""
 
 import pathlib
 
@@ -9,6 +7,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sop_jax.errors import UserError
 
+# What Pillow raises for a file that is no image, a broken one, or one too large to be honest.
+NOT_AN_IMAGE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
 EMBEDDED = ("china", "flower")  # sklearn.datasets.load_sample_image
 
 
@@ -24,13 +30,12 @@ def load(name: str, size: int) -> np.ndarray:
     edge = min(picture.size)
     if edge < size:
         raise UserError(
-            f"config.size={size} is larger than the image {name!r}, {picture.width}x{picture.height} "
-            "pixels; lower config.size or take a larger image"
+            f"config.size={size} is larger than the image {name!r}, "
+            f"{picture.width}x{picture.height} pixels; lower config.size or take a larger image"
         )
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    square = picture.resize(
-        (size, size), Image.Resampling.BOX, (left, top, left + edge, top + edge)
-    )
+    box = left, top, left + edge, top + edge
+    square = picture.resize((size, size), Image.Resampling.BOX, box)
     return np.asarray(square, np.float32) / 255
 
 
@@ -47,14 +52,8 @@ def _open(name: str) -> Image.Image:
     try:
         with Image.open(name) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")  # upright, as a camera was held
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:
+    except NOT_AN_IMAGE as error:
         raise UserError(
-            f"config.image: {name!r} cannot be read as an image ({error}); give a whole image file that "
-            "Pillow reads, such as PNG or JPEG"
+            f"config.image: {name!r} cannot be read as an image ({error}); give a whole image file "
+            "that Pillow reads, such as PNG or JPEG"
         ) from error

@@ -1,10 +1,11 @@
-"""The fully connected ReLU network of the two-manifold problem, without biases, and its full-batch
-descent.
+"""The ReLU network of the two-manifold problem, without biases, and its full-batch descent.
 
 Source: lecture 4 of the ICASSP 2022 short course, "Network Architecture and Training Procedure".
-a^0 = x, a^l = ReLU(W^l a^{l-1}) with W^l ~ N(0, 2/n), l = 1..L, f = W^{L+1} a^L with W^{L+1} ~ N(0,
-1): f is O(1) at the start and its tangent kernel O(nL), so that the learning rate is a multiple of
-1/(nL).
+
+    a^0 = x,   a^l = ReLU(W^l a^{l-1}),  W^l ~ N(0, 2/n),  l = 1..L,   f = W^{L+1} a^L,
+    W^{L+1} ~ N(0, 1)
+
+f is O(1) at the start and its tangent kernel O(nL), so the learning rate is a multiple of 1/(nL).
 """
 
 import functools
@@ -16,35 +17,33 @@ import numpy as np
 
 # W^1 [d, n], then L - 1 of [n, n], W^{L+1} [n, 1]: transposed, points are rows
 Weights = list[jax.Array]
-# second word of the weights' seed: the sample of the same seed is drawn by another stream
-WEIGHTS = 1
+WEIGHTS = 1  # second word of the weights' seed, so that the sample's stream is another
 RISEN = 2.0  # times the first loss: stable descent does not get there
 
 
 class Descent(NamedTuple):
-    """Of one run: loss before each step [steps]; sign accuracies on grid and sample after every
-    `every` steps.
-    """
+    """What one run went through."""
 
-    loss: jax.Array
-    grid_accuracy: jax.Array
-    sample_accuracy: jax.Array
+    loss: jax.Array  # before each step [steps]
+    grid_accuracy: jax.Array  # [steps / every], of the sign, after every `every` steps
+    sample_accuracy: jax.Array  # [steps / every]
 
 
 def init(seed: int, dimension: int, width: int, depth: int) -> Weights:
     """float32 weights of L = depth hidden layers of n = width units on inputs [d = dimension].
 
     Drawn by NumPy, in a stream of its own for each seed: XLA would compile a generator for every
-      shape.
+    shape.
     """
-    draw = functools.partial(
-        np.random.default_rng([seed, WEIGHTS]).standard_normal, dtype=np.float32
-    )
+    random = np.random.default_rng([seed, WEIGHTS])
+
+    def draw(inputs: int, outputs: int) -> np.ndarray:
+        return random.standard_normal((inputs, outputs), dtype=np.float32)
+
     inputs = [dimension] + [width] * (depth - 1)
-    hidden = [
-        jnp.asarray(draw((size, width)) * np.sqrt(2 / width, dtype=np.float32)) for size in inputs
-    ]
-    return [*hidden, jnp.asarray(draw((width, 1)))]
+    scale = np.sqrt(2 / width, dtype=np.float32)
+    hidden = [jnp.asarray(draw(size, width) * scale) for size in inputs]
+    return [*hidden, jnp.asarray(draw(width, 1))]
 
 
 @jax.jit
@@ -70,10 +69,9 @@ def descend(
     steps: int,
     every: int,
 ) -> Descent:
-    """Gradient descent on the whole sample (x [N, d], y [N]), evaluated on it and on the grid (x
-    [G, d], y [G]).
+    """Gradient descent on the whole sample, evaluated on it and on the grid.
 
-    `steps` is a multiple of `every`.
+    Both are (x [N, d], y [N]). `steps` is a multiple of `every`.
     """
 
     def step(weights, _):
@@ -94,13 +92,11 @@ def accuracy(weights: Weights, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def diverged(losses: jax.Array) -> bool:
-    """Whether a loss curve [steps] left the finite numbers, or rose and did not come back below
-    1/2, that of f = 0.
+    """Whether a loss curve [steps] left the finite numbers, or rose and stayed at 1/2 or above.
 
     Above the limit 2/lam_max the loss rises at first, but often the steps shrink the kernel until
-    descent is stable
-    and learns: that is not called divergence. A loss back at 1/2 is that of a network of dead
-      ReLUs.
+    descent is stable and learns: that is not called divergence. 1/2 is the loss of f = 0, and so of
+    a network of dead ReLUs.
     """
     lost = (jnp.max(losses) > RISEN * losses[0]) & (losses[-1] >= 0.5)
     return bool(lost | ~jnp.all(jnp.isfinite(losses)))

@@ -1,11 +1,11 @@
-"""The linear model that explains SOP: y = J theta + s with J of low rank and s sparse (SOP paper,
-section 3).
+"""The linear model that explains SOP: y = J theta + s with J of low rank and s sparse.
+
+Source: section 3 of the SOP paper (Liu, Zhu, Qu, You, ICML 2022; arXiv 2202.14026).
 
 Everything here is float64 NumPy on the host: drawing problems and measuring what the theorems speak
-  of. Parameters in
-the row space of J are held by their coordinates there: with the compact SVD J = U S V^T, theta = V
-z and J theta = B z where B = U S is [N, r]. Norms and gradient descent are the same in z as in
-theta, at r/p of the work.
+of. Parameters in the row space of J are held by their coordinates there: with the compact SVD
+J = U S V^T, theta = V z and J theta = B z where B = U S is [N, r]. Norms and gradient descent are
+the same in z as in theta, at r/p of the work.
 """
 
 from collections.abc import Sequence
@@ -40,16 +40,19 @@ class Factors(NamedTuple):
 def draw(
     seed: Sequence[int], num_rows: int, num_parameters: int, rank: int, sparsity: int
 ) -> Problem:
-    """One random problem of the paper's section 3.2 (methods.md, 8.1).
+    """One random problem of the SOP paper's section 3.2.
 
     Args:
       seed: whole numbers that name the problem, such as (config.seed, trial); equal ones give equal
         problems.
-      num_rows: N. num_parameters: p. rank: r <= min(N, p). sparsity: k <= N.
+      num_rows: N.
+      num_parameters: p.
+      rank: r <= min(N, p).
+      sparsity: k <= N.
 
     Returns:
-      J = A B with A [N, r] and B [r, p] standard normal; k random entries of s* standard normal; y
-      = J theta + s* for a standard normal theta, of which theta* is the projection onto the row
+      J = A B with A [N, r] and B [r, p] standard normal; k random entries of s* standard normal;
+      y = J theta + s* for a standard normal theta, of which theta* is the projection onto the row
       space of J.
     """
     random = np.random.default_rng(list(seed))
@@ -74,24 +77,22 @@ def factor(jacobian: np.ndarray, rank: int) -> Factors:
 
 
 def coherence(left: np.ndarray) -> np.ndarray:
-    """mu = (N/r) max_i ||U^T e_i||^2 [...] of the column space [..., N, r]; between 1 and N/r
-    (Definition 3.4).
+    """mu = (N/r) max_i ||U^T e_i||^2 [...] of the column space [..., N, r] (Definition 3.4).
+
+    It lies between 1 and N/r.
     """
     num_rows, rank = left.shape[-2:]
     return num_rows / rank * np.max(np.sum(left**2, axis=-1), axis=-1)
 
 
 def recovery_is_guaranteed(left: np.ndarray, sparsity: int) -> np.ndarray:
-    """Whether k^2 r < N / (4 mu) [...], the sufficient condition of exact recovery (Proposition
-    3.5).
-    """
+    """Whether k^2 r < N / (4 mu) [...], sufficient for exact recovery (Proposition 3.5)."""
     num_rows, rank = left.shape[-2:]
     return sparsity**2 * rank < num_rows / (4 * coherence(left))
 
 
 def threshold(factors: Factors, theta: np.ndarray) -> np.ndarray:
-    """||U S^-1 V^T theta*||_inf [...]: the lambda_0 of Proposition 3.5 without its factor of the
-    null-space constant.
+    """||U S^-1 V^T theta*||_inf [...]: lambda_0 of Proposition 3.5 but for the null-space factor.
 
     Above it, nu = U S^-1 V^T theta* is dual feasible, so that theta* is recovered from data without
     noise.
@@ -101,18 +102,15 @@ def threshold(factors: Factors, theta: np.ndarray) -> np.ndarray:
 
 
 def penalty_of(alpha: np.ndarray | float, log_gamma: float) -> np.ndarray | float:
-    """lambda = -log(gamma) / (2 alpha), what a ratio alpha of learning rates amounts to (eq. 23);
-    its own inverse.
+    """lambda = -log(gamma) / (2 alpha), what a ratio alpha of learning rates amounts to (eq. 23).
+
+    The function is its own inverse.
     """
     return -log_gamma / (2 * alpha)
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """||a - b|| / max(||a||, ||b||) [...] over the last axis, between 0 and 2 (Figure 2); 0 where
-    both are 0.
-    """
-    difference, scale = (
-        np.linalg.norm(a - b, axis=-1),
-        np.maximum(*(np.linalg.norm(x, axis=-1) for x in (a, b))),
-    )
+    """||a - b|| / max(||a||, ||b||) [...] over the last axis (Figure 2); 0 where both are 0."""
+    difference = np.linalg.norm(a - b, axis=-1)
+    scale = np.maximum(np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1))
     return np.divide(difference, scale, out=np.zeros_like(difference), where=scale > 0)

@@ -1,18 +1,18 @@
-"""The unconstrained feature model: the last layer alone, with the features as free variables
-(methods.md, 7.2 and 7.5).
+"""The unconstrained feature model: the last layer alone, with the features as free variables.
 
 Minimises (1/N) sum_i loss(W h_i + b, y_i) + lamW/2 |W|^2 + lamH/2 |H|^2 + lamb/2 |b|^2. For
-balanced classes and d >= K-1 every global minimiser is collapsed (Zhu et al. 2021), for each of the
-four losses (Zhou et al. 2022).
+balanced classes and d >= K-1 every global minimiser is collapsed (Zhu et al., NeurIPS 2021, theorem
+3.1), for each of the four losses (Zhou et al., NeurIPS 2022).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+
+from sop_jax.methods.base import ExampleLoss
 
 
 class Minimum(NamedTuple):
@@ -27,7 +27,7 @@ class Minimum(NamedTuple):
 
 
 def minimise(
-    loss: Callable,
+    loss: ExampleLoss,
     num_classes: int,
     per_class: int,
     dim: int,
@@ -40,10 +40,14 @@ def minimise(
     """Minimises the model by L-BFGS from a small Gaussian start, in float64.
 
     Args:
-      loss: (logits [N, K], labels [N]) -> loss of each example [N].
-      per_class: examples of each class, so N = K * per_class. dim: d.
-      weight_decay: lamW = lamH. bias_decay: lamb.
+      loss: of each example.
+      num_classes: K.
+      per_class: examples of each class, so N = K * per_class.
+      dim: d.
+      weight_decay: lamW = lamH.
+      bias_decay: lamb.
       use_bias: False holds b at 0.
+      seed: of the start.
     """
     labels = np.repeat(np.arange(num_classes), per_class)
     shapes = (len(labels), dim), (num_classes, dim), (num_classes,)
@@ -57,11 +61,10 @@ def minimise(
 
         def objective(x):
             features, weight, bias = unpack(x)
-            bias = bias * use_bias
-            logits = features @ weight.T + bias
-            penalty = weight_decay * (
-                jnp.sum(features**2) + jnp.sum(weight**2)
-            ) + bias_decay * jnp.sum(bias**2)
+            bias = bias * float(use_bias)
+            logits = features @ weight.T + bias[None, :]
+            squares = jnp.sum(features**2) + jnp.sum(weight**2)
+            penalty = weight_decay * squares + bias_decay * jnp.sum(bias**2)
             return jnp.mean(loss(logits, jnp.asarray(labels))) + penalty / 2
 
         start = 0.1 * np.random.default_rng(seed).normal(size=sum(sizes))
