@@ -45,16 +45,18 @@ def damaged(workdir: pathlib.Path) -> list[str] | None:
 def reopen(workdir: pathlib.Path, names: Sequence[str]) -> None:
     """Takes the mark away, so that the outputs are written anew, and names the damaged ones.
 
-    One that was changed is kept under another name: it may have been edited by hand.
+    What stands in the place of one goes: a file beside the mark, which may have been edited by
+    hand, to another name; one in a folder is deleted.
     """
     for name in names:
         path = workdir / name
         if not os.path.lexists(path):
             log.warning("%s is missing; it is made anew", path)
-        elif path.parent == workdir and path.is_file() and path.stat().st_size:
+        elif path.parent == workdir and path.lstat().st_size:
             log.warning("%s is not as written; kept as %s, made anew", path, set_aside(path).name)
         else:
             log.warning("%s is not as written; it is made anew", path)
+            path.unlink()
     (workdir / NAME).unlink(missing_ok=True)
 
 

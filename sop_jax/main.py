@@ -13,7 +13,6 @@ import pathlib
 import pkgutil
 import re
 import runpy
-import signal
 import sys
 import traceback
 from types import ModuleType
@@ -25,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from sop_jax import agreement, tasks
 from sop_jax import config as configs
 from sop_jax.errors import UserError, suggestion
+from sop_jax.process import leave, take_over
 
 EXAMPLE = "python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop"
 TYPES = {
@@ -226,27 +226,28 @@ def main(argv: list[str] | None = None) -> int:
       The exit status: 0, 2 after a mistake of the user or a failing file system, 130 after Ctrl-C.
     """
     argv = sys.argv if argv is None else argv
-    if {"--help", "-help", "-h"} & set(argv):
-        print(help_text())
-        return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # Orbax logs the errors of its threads here and raises them as well
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     command = None
     try:
+        if {"--help", "-help", "-h"} & set(argv):
+            print(help_text(), flush=True)
+            return 0
         command = parse(argv)
         prepare_backend(*command)
         task = importlib.import_module(f"sop_jax.tasks.{command.config.task}")
         task.run(*command)
+        sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), 2)
     except OSError as error:  # a full disk, a folder that went away
         # a failing write does not name its file
         where = error.filename or (command and command.workdir)
         return _fail(
-            f"{error.strerror or error}{f': {where}' if where else ''}; what is saved is kept, and the same "
-            "command goes on from it",
+            f"{error.strerror or error}{f': {where}' if where else ''}; what is saved is kept, and "
+            "the same command goes on from it",
             2,
         )
     except KeyboardInterrupt:
@@ -260,21 +261,6 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _stop(number: int, frame: object) -> None:
-    """SIGTERM before or after training (which handles it itself): files are whole at any moment, so
-    leave at once.
-    """
-    print(
-        "stopped by SIGTERM outside training; the same command goes on from the last checkpoint",
-        flush=True,
-    )
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
-    exit_status = main()
-    # at once: no thread of a library may write below the error line, or wait for other processes
-    if exit_status:
-        sys.stdout.flush()
-        os._exit(exit_status)
+    take_over()
+    leave(main())

@@ -59,7 +59,7 @@ def test_a_folder_without_locks_is_not_called_in_use(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(folder.fcntl, "flock", refuse)
+    XX, "flock", refuse)
     with (
         pytest.raises(UserError, match="cannot be locked \\(No locks available\\)"),
         folder.locked(tmp_path),
