@@ -18,6 +18,8 @@ PACKAGE = ROOT / "sop_jax"
 ARROW = (
     "errors",
     "files",
+    "finished",
+    "lock",
     "config",
     "palette",
     "compiler",
@@ -36,6 +38,7 @@ ARROW = (
     "workdir",
     "tensorboard",
     "run_folder",
+    "claim",
     "plots",
     "report_html",
     "report",
@@ -46,6 +49,7 @@ ARROW = (
     "theory",
     "tasks",
     "estimator",
+    "process",
     "main",
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
