@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax import workdir
+from sop_jax.workdir import describe_run
 from sop_jax.data import noise
 from sop_jax.data.dataset import Dataset
 from sop_jax.data.sources import Split
@@ -116,7 +116,7 @@ def matrix_product_rate(dtype: str) -> float:
 
 def describe(config: ConfigDict) -> dict:
     """Command, date, commit, devices and versions of this process."""
-    about = workdir.describe_run(config)
+    about = describe_run()
     versions = about["versions"] | {"torch": _version("torch")}
     return {
         "command": about["command"],

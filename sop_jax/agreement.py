@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax.config import field_names, group_of
+from sop_jax.config import flatten, group_of
 from sop_jax.errors import UserError
 
 JOIN_SECONDS = 45.0  # that the processes may start apart
@@ -116,7 +116,7 @@ def require_same(facts: Mapping[str, object], topic: str) -> None:
 def facts_of(config: ConfigDict) -> dict[str, object]:
     """The fields in which the processes of a run must agree: all but those of one machine."""
     facts = {}
-    for field in field_names(config):
+    for field in flatten(config):
         if field not in MAY_DIFFER:
             group, name = group_of(config, field)
             facts[f"config.{field}"] = group[name]

@@ -95,8 +95,7 @@ def _report_unless_late(report: Callable[[Any], None], unraisable: Any) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last two in `workdir/checkpoints/<step>`, the best in
-    `checkpoints/best/<step>`.
+    """The last two of a run in `workdir/checkpoints/<step>`, the best in `checkpoints/best/<step>`.
 
     The best has a manager of its own: Orbax's metrics would do it in one, but a damaged metrics
     file then stops the manager from opening at all. Saves are asynchronous; call `close` at the
@@ -133,16 +132,17 @@ class Checkpoints:
                     manager.save(int(state.step), args=args, force=True)
 
     def _check_room(self, state: Any) -> None:
-        """Before Orbax begins: a save that runs out of disk in the middle ends in pages of its
-        threads' errors.
+        """Raises UserError where the disk is too full for the state, before Orbax begins.
+
+        A save that runs out of disk in the middle ends in pages of its threads' errors.
         """
         needed = 1.1 * sum(x.nbytes for x in jax.tree.leaves(_plain(state))) + 2**20
         free = shutil.disk_usage(self._root).free
         if free < needed:
             raise UserError(
                 f"no room for the checkpoint of step {int(state.step)}: {self._root} has "
-                f"{free / 2**20:.1f} MiB free of the {needed / 2**20:.1f} it may take; make room, and the "
-                "same command goes on from the checkpoint before"
+                f"{free / 2**20:.1f} MiB free of the {needed / 2**20:.1f} it may take; make room, "
+                "and the same command goes on from the checkpoint before"
             )
 
     @contextlib.contextmanager
@@ -154,8 +154,8 @@ class Checkpoints:
             if isinstance(error, TimeoutError):  # Orbax measures by the clock of the wall
                 reason = "it took longer than Orbax waits, or this machine's clock was set forward"
             raise UserError(
-                f"a checkpoint cannot be written to {self._root} ({reason}); mend that, and the same "
-                "command goes on from the checkpoint before"
+                f"a checkpoint cannot be written to {self._root} ({reason}); mend that, and the "
+                "same command goes on from the checkpoint before"
             ) from error
 
     def restore(self, abstract: Any) -> tuple[Any, dict] | None:

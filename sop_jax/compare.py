@@ -1,4 +1,4 @@
-"""Mean +- std over seeds, one row a setting: `python -m sop_jax.compare RUN_DIR...
+"""Mean +- std over seeds, one line a setting: `python -m sop_jax.compare RUN_DIR...
 [--out=FILE.json]`.
 """
 
@@ -8,9 +8,13 @@ import statistics
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from sop_jax.config import default, flatten
 from sop_jax.errors import UserError
-from sop_jax.run_folder import flatten, number, read_config_and_summary, seed_folders
+from sop_jax.exit_status import exit_status
+from sop_jax.files import write_json
+from sop_jax.run_folder import group_folders, number, read_config_and_summary
 
 METRICS = {  # summary.json -> column heading
     "test_accuracy_last": "test_accuracy_last",
@@ -21,15 +25,27 @@ METRICS = {  # summary.json -> column heading
     "noise_rate_actual": "noise_rate_actual",
     "images_per_second": "images_per_second",
 }
+NAMES = ("dataset", "noise", "network", "method")  # of a group
 SEEDS = ("seed", "noise.seed")  # repeats of one setting differ in these
-WHEREABOUTS = (  # no influence on the numbers
-    "data.dir", "compilation_cache", "checkpoint_every", "distributed.", "num_seeds", "seeds_by",
-)  # fmt: skip
+WHEREABOUTS = (  # beginnings of the fields without influence on the numbers
+    "data.dir",
+    "compilation_cache",
+    "checkpoint_every",
+    "distributed.",
+    "num_seeds",
+    "seeds_by",
+)
+
+Setting = dict[str, Any]  # a configuration by dotted field names
+Group = dict[str, Any]  # see `compare`
 
 
-def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
-    """Groups finished runs by everything in their configuration but the seed; a run of several
-    seeds counts as so many.
+def compare(workdirs: list[str]) -> tuple[list[Group], list[str]]:
+    """Groups finished runs by everything in their configuration but the seed.
+
+    A run of several seeds counts as so many. A field that a run is too old, or too new, to have
+    stands at its default or, where that is unknown, at the one value that it has in the other runs
+    of the same names.
 
     Returns:
         (groups, warnings). A group has dataset, noise, method, network, differs (the other fields
@@ -43,27 +59,24 @@ def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
     settings, summaries = {}, {}
     for workdir in dict.fromkeys(own for given in workdirs for own in _seeds(given)):
         config, summary = read_config_and_summary(Path(workdir))
-        settings[workdir], summaries[workdir] = flatten(config), summary
-    members = {}
+        settings[workdir], summaries[workdir] = _completed(flatten(config)), summary
+    _fill_absent(list(settings.values()))
+    members: dict[str, list[str]] = {}
     for workdir, setting in settings.items():
-        rest = {
-            key: value
-            for key, value in setting.items()
-            if key not in SEEDS and not key.startswith(WHEREABOUTS)
-        }
+        rest = {name: value for name, value in setting.items() if _matters(name)}
         members.setdefault(json.dumps(rest, sort_keys=True), []).append(workdir)
 
     groups, warnings = [], []
     for rest, runs in members.items():
-        seeds = [tuple(settings[run].get(key) for key in SEEDS) for run in runs]
+        seeds = [tuple(settings[run].get(name) for name in SEEDS) for run in runs]
         group = {
             **_names(settings[runs[0]]),
             "differs": json.loads(rest),
             "n": len(runs),
             "runs": runs,
+            "seeds": [seed for seed, _ in seeds],
+            "metrics": {name: _statistics(name, runs, summaries) for name in METRICS},
         }
-        group["seeds"] = [seed for seed, _ in seeds]
-        group["metrics"] = {name: _statistics(name, runs, summaries) for name in METRICS}
         groups.append(group)
         for seed, count in Counter(seeds).items():
             if count > 1:
@@ -74,30 +87,20 @@ def compare(workdirs: list[str]) -> tuple[list[dict], list[str]]:
     return groups, warnings
 
 
-def markdown(groups: list[dict]) -> str:
+def markdown(groups: list[Group]) -> str:
     """Returns the groups as a Markdown table, accuracies as fractions."""
-    header = [
-        "dataset",
-        "noise",
-        "method",
-        "network",
-        "differs in",
-        "n",
-        "seeds",
-        *METRICS.values(),
-    ]
+    header = ["dataset", "noise", "method", "network", "differs in", "n", "seeds"]
+    header += METRICS.values()
     if not any(group["differs"] for group in groups):
         header.remove("differs in")
     lines = [header, ["---"] * len(header)]
     for group in groups:
-        cells = {**group, "n": str(group["n"]), "seeds": ", ".join(map(str, group["seeds"]))}
-        cells["differs in"] = ", ".join(
-            f"{key}={_text(value)}" for key, value in group["differs"].items()
-        )
-        cells |= {
-            METRICS[name]: _cell(name, value, group["n"])
-            for name, value in group["metrics"].items()
-        }
+        differs = [f"{name}={_text(value)}" for name, value in group["differs"].items()]
+        cells = {name: group[name] for name in NAMES}
+        cells |= {"n": str(group["n"]), "seeds": ", ".join(map(str, group["seeds"]))}
+        cells["differs in"] = ", ".join(differs)
+        for name, value in group["metrics"].items():
+            cells[METRICS[name]] = _cell(name, value, group["n"])
         lines.append([cells[column].replace("|", "\\|") for column in header])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -110,66 +113,86 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", metavar="FILE.json", help="write the same numbers as JSON")
     options = parser.parse_args(arguments)
-    try:
-        groups, warnings = compare(options.run_dirs)
-        print(markdown(groups))
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        if options.out:
-            _write(Path(options.out), {"groups": groups, "warnings": warnings})
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: _print(options.run_dirs, options.out))
+
+
+def _print(workdirs: list[str], out: str | None) -> None:
+    groups, warnings = compare(workdirs)
+    print(markdown(groups))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if out:
+        _write(Path(out), {"groups": groups, "warnings": warnings})
 
 
 def _seeds(workdir: str) -> list[str]:
     """The folders of a run's seeds: the run itself, unless it trained several."""
-    _, summary = read_config_and_summary(Path(workdir))
-    return (
-        [str(own) for own in seed_folders(Path(workdir), summary["seeds"])]
-        if "seeds" in summary
-        else [workdir]
-    )
+    folder = Path(workdir)
+    _, summary = read_config_and_summary(folder)
+    if "seeds" not in summary:
+        return [workdir]
+    return [str(own) for own in group_folders(folder, summary)]
 
 
-def _names(setting: dict) -> dict[str, str]:
+def _matters(name: str) -> bool:
+    """Whether runs that differ in this field are of different groups."""
+    return name not in SEEDS and not name.startswith(WHEREABOUTS)
+
+
+def _completed(setting: Setting) -> Setting:
+    """The configuration with the fields that it lacks, where their defaults are known."""
+    if setting.get("task", "classify") != "classify":
+        return setting
+    # Lists, as JSON has them.
+    defaults = json.loads(json.dumps(flatten(default())))
+    return defaults | setting
+
+
+def _fill_absent(settings: list[Setting]) -> None:
+    """Gives a field that a run lacks the one value it has in the other runs of the same names."""
+    values: dict[tuple[str, ...], dict[str, list]] = {}
+    for setting in settings:
+        of_names = values.setdefault(_key(_names(setting)), {})
+        for name, value in setting.items():
+            seen = of_names.setdefault(name, [])
+            if value not in seen:
+                seen.append(value)
+    for setting in settings:
+        for name, seen in values[_key(_names(setting))].items():
+            if len(seen) == 1:
+                setting.setdefault(name, seen[0])
+
+
+def _names(setting: Setting) -> dict[str, str]:
     """Returns how a group is called: its data set, noise, method and network."""
-    kind, method = str(setting.get("noise.kind")), str(setting.get("method.name"))
+    kind = str(setting.get("noise.kind"))
     details = {"none": "", "human": setting.get("noise.labels")}
     detail = details.get(kind, setting.get("noise.rate"))
-    variant = f" ({setting.get('method.variant')})" if method.startswith("sop") else ""
-    network = str(setting.get("model.name"))
     return {
         "dataset": str(setting.get("data.name")),
         "noise": kind if detail in ("", None) else f"{kind} {detail}",
-        "method": method + variant,
-        "network": f"{network} width {setting.get('model.width')}"
-        if network == "small_resnet"
-        else network,
+        "method": str(setting.get("method.name")),
+        "network": str(setting.get("model.name")),
     }
 
 
-def _key(group: dict) -> tuple[str, ...]:
-    return group["dataset"], group["noise"], group["network"], group["method"]
+def _key(names: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(names[name] for name in NAMES)
 
 
-def _keep_differences(groups: list[dict]) -> None:
-    """Reduces `differs` from a whole configuration to the fields in which groups of the same names
-    disagree.
-    """
+def _keep_differences(groups: list[Group]) -> None:
+    """Reduces `differs`, a whole configuration, to what tells groups of the same names apart."""
     absent = "(absent)"
+    varying = []
     for group in groups:
         others = [other["differs"] for other in groups if _key(other) == _key(group)]
-        fields = sorted({field for other in others for field in other})
-        varying = [
-            field
-            for field in fields
-            if len({_text(other.get(field, absent)) for other in others}) > 1
-        ]
-        group["varying"] = {field: group["differs"].get(field, absent) for field in varying}
-    for group in groups:
-        group["differs"] = group.pop("varying")
+        kept = {}
+        for name in sorted({name for other in others for name in other}):
+            if len({_text(other.get(name, absent)) for other in others}) > 1:
+                kept[name] = group["differs"].get(name, absent)
+        varying.append(kept)
+    for group, kept in zip(groups, varying, strict=True):
+        group["differs"] = kept
 
 
 def _statistics(name: str, runs: list[str], summaries: dict[str, dict]) -> dict:
@@ -193,8 +216,10 @@ def _text(value: object) -> str:
 
 
 def _write(path: Path, content: dict) -> None:
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out={path}: is there and no file; name another one")
     try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(path, content)
     except OSError as error:
         raise UserError(f"--out={path}: cannot be written ({error})") from error
 

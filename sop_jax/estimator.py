@@ -1,5 +1,4 @@
-"""SOP as a scikit-learn classifier, for an array of images with doubtful labels: `from sop_jax
-import SOPClassifier`.
+"""A scikit-learn classifier for an array of images with doubtful labels, `sop_jax.SOPClassifier`.
 
 It builds a config and a data set and hands them to the same experiment and the same loop as the
 command line.
@@ -8,7 +7,8 @@ command line.
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from sop_jax import config as configs
 from sop_jax import models
 from sop_jax.checkpoint import Checkpoints
+from sop_jax.config import check, default, group_of
 from sop_jax.data import arrays
 from sop_jax.errors import UserError
 from sop_jax.evaluate import evaluation_params, make_predict
@@ -28,19 +28,16 @@ from sop_jax.experiment import Experiment, build, resolve
 from sop_jax.label_issues import worst_first
 from sop_jax.loop import train
 from sop_jax.mesh import fetch, make_mesh, put, replicated
+from sop_jax.settings import complete
 from sop_jax.state import TrainState
 from sop_jax.workdir import Session
 
 _FIELDS = {  # parameter -> field of the config that it sets
     "method": "method.name",
-    "variant": "method.variant",
     "epochs": "epochs",
     "batch_size": "batch_size",
     "learning_rate": "optimizer.learning_rate",
-    "learning_rate_u": "method.learning_rate_u",
-    "learning_rate_v": "method.learning_rate_v",
     "model": "model.name",
-    "width": "model.width",
     "crop_padding": "augment.crop_padding",
     "flip": "augment.flip",
     "seed": "seed",
@@ -49,21 +46,24 @@ _PREDICT_BATCH = 512
 
 
 class SOPClassifier(ClassifierMixin, BaseEstimator):
-    """Trains an image classifier on labels some of which are wrong, and says which (SOP, Liu et
-    al., ICML 2022).
+    """Trains an image classifier on labels some of which are wrong, and says which they are.
 
         classifier = SOPClassifier(epochs=60).fit(images, labels)
         pandas.DataFrame(classifier.label_issues()).head(20)
 
-    Every parameter sets the field of `sop_jax/config.py` that is commented there, and has its
-    default. The same seed gives the same predictions (on a GPU up to rounding).
+    Every parameter sets a field of the config, with its default (`sop_jax.general.FIELDS`). The
+    same seed gives the same predictions (on a GPU up to rounding). Source of the default method:
+    SOP, Liu et al., ICML 2022.
 
     Args:
-      method, variant: 'sop' or 'ce' and the like (`sop_jax.methods`); 'paper' or 'official'.
+      method: 'sop', 'ce' and the like, a module of `sop_jax.methods`.
+      method_options: fields of the method by name, such as {"learning_rate_u": 20.0} for 'sop' or
+        {"gamma": 2} for 'focal'; the others keep their defaults. `python -m sop_jax.main --help`
+        lists them.
       epochs, batch_size: a batch must split evenly over the devices and be no larger than the data.
-      learning_rate: of the network. learning_rate_u, learning_rate_v: of SOP's rows, at a batch of
-        128; None: the published ones.
-      model, width: network, and the first stage's channels of 'small_resnet'.
+      learning_rate: of the network.
+      model: network, a key of `sop_jax.models.api.NETWORKS`.
+      model_options: fields of the network by name, such as {"width": 32} for 'small_resnet'.
       crop_padding, flip: augmentation; switch flip off where a mirrored image means something else
         (digits, text).
       seed: initialisation, order of the examples, augmentation.
@@ -78,28 +78,24 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         self,
         *,
         method: str = "sop",
-        variant: str = "paper",
+        method_options: Mapping[str, Any] | None = None,
         epochs: int = 60,
         batch_size: int = 128,
         learning_rate: float = 0.02,
-        learning_rate_u: float | None = None,
-        learning_rate_v: float | None = None,
         model: str = "small_resnet",
-        width: int = 16,
+        model_options: Mapping[str, Any] | None = None,
         crop_padding: int = 4,
         flip: bool = True,
         seed: int = 0,
         verbose: bool = False,
     ):
         self.method = method
-        self.variant = variant
+        self.method_options = method_options
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.learning_rate_u = learning_rate_u
-        self.learning_rate_v = learning_rate_v
         self.model = model
-        self.width = width
+        self.model_options = model_options
         self.crop_padding = crop_padding
         self.flip = flip
         self.seed = seed
@@ -122,7 +118,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         images, labels = arrays.as_images(images), arrays.as_labels(labels)
         if len(images) != len(labels):
             raise UserError(
-                f"images has {len(images)} rows but labels has {len(labels)}; there must be one label each"
+                f"images has {len(images)} rows but labels has {len(labels)}; there must be one "
+                "label each"
             )
         classes = arrays.find_classes(labels)
         given = arrays.encode(labels, classes)
@@ -144,7 +141,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         self.noise_rate_ = float(self._issues.is_issue.mean())
         self._image_shape = images.shape[1:]
         self._statistics = experiment.dataset.mean, experiment.dataset.std
-        self._network = config.model.name, config.dtype, config.model.width
+        self._network = config.model.to_dict(), config.dtype
         self._variables = fetch((evaluation_params(state), state.model_state))
         self._predict = None
         return self
@@ -160,8 +157,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         images = arrays.as_images(images)
         if images.shape[1:] != self._image_shape:
             raise UserError(
-                f"images are {_size(images.shape[1:])}, but those of fit were {_size(self._image_shape)}; "
-                "resize them"
+                f"images are {_size(images.shape[1:])}, but those of fit were "
+                f"{_size(self._image_shape)}; resize them"
             )
         if self._predict is None:
             self._predict = self._build_predict()
@@ -178,21 +175,21 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[probs.argmax(axis=1)]
 
     def score(self, images, labels, sample_weight=None) -> float:
-        """Share of images whose label is predicted; scikit-learn's own does not take labels of
-        every kind.
-        """
+        """Share of images whose label is predicted, of every kind of label (unlike sklearn's)."""
         predicted = self.predict_proba(images).argmax(axis=1)
         given = arrays.encode(arrays.as_labels(labels), self.classes_)
         return float(np.average(predicted == given, weights=sample_weight))
 
     def label_issues(self) -> dict[str, np.ndarray]:
-        """The verdict on every training label, worst first, in cleanlab's columns; give it to
-        pandas.DataFrame.
+        """The verdict on every training label, worst first, in cleanlab's columns.
+
+        Give it to pandas.DataFrame.
 
         Returns:
-          id: int [N], row number in the arrays given to `fit`. given_label, predicted_label: [N],
-            the label and the
-          suggestion. label_quality: float [N], 0 bad .. 1 good. is_label_issue: bool [N].
+          id: int [N], row number in the arrays given to `fit`.
+          given_label, predicted_label: [N], the label and the suggestion.
+          label_quality: float [N], 0 bad .. 1 good.
+          is_label_issue: bool [N].
 
         Raises:
           sklearn.exceptions.NotFittedError: before `fit`.
@@ -202,40 +199,40 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         return {
             "id": order,
             "given_label": self.classes_[self._given[order]],
-            "predicted_label": self.classes_[self._issues.suggested[order]],
+            "predicted_label": self.classes_[self._issues.suggested_label[order]],
             "label_quality": self._issues.quality[order],
             "is_label_issue": self._issues.is_issue[order],
         }
 
     def __getstate__(self) -> dict:
-        """What is pickled: host arrays only; the compiled function is built again when it is
-        needed.
-        """
+        """What is pickled: host arrays only; the compiled function is built again when needed."""
         state = super().__getstate__()
         return state | {"_predict": None} if "_predict" in state else state
 
     def _config(self, image_shape: tuple[int, int, int]) -> ConfigDict:
-        config = configs.default()
+        config = default()
         for parameter, field in _FIELDS.items():
             _set(config, field, parameter, getattr(self, parameter))
+        for group in ("method", "model"):
+            options = getattr(self, f"{group}_options")
+            for name, value in _checked_options(f"{group}_options", options).items():
+                config[group][name] = value
         height, width, channels = image_shape
         # its policy is one for colours
         config.augment.strong = "autoaugment" if channels == 3 else "weak"
         config.augment.cutout = min(height, width) // 2  # 16 of 32 pixels, as published
         # nobody can resume from a folder that goes with the call
         config.checkpoint_every = config.epochs
-        configs.check(config)
-        return config
+        check(config)
+        return complete(config)
 
     def _build_predict(self) -> Callable[[np.ndarray], np.ndarray]:
-        """(images uint8 [n, H, W, C], n <= _PREDICT_BATCH) -> probs [n, K], compiled once for all
-        n.
-        """
+        """(images uint8 [n, H, W, C], n <= _PREDICT_BATCH) -> probs [n, K], compiled once."""
         mesh = make_mesh()
         place = functools.partial(put, sharding=replicated(mesh))
         params, model_state = jax.tree.map(place, self._variables)
-        name, dtype, width = self._network
-        model = models.api.find(name, len(self.classes_), jnp.dtype(dtype), width)
+        network, dtype = self._network
+        model = models.from_config(ConfigDict(network), len(self.classes_), jnp.dtype(dtype))
         batch = -(-_PREDICT_BATCH // mesh.devices.size) * mesh.devices.size
         predict = make_predict(model, *self._statistics, mesh, batch)
 
@@ -266,28 +263,40 @@ def _train(experiment: Experiment, quiet: bool) -> TrainState:
         finally:
             checkpoints.close()
     if not outcome.finished:
-        raise SystemExit(
-            143
-        )  # SIGTERM, which the loop turned into a checkpoint nobody can use here
+        # SIGTERM, which the loop turned into a checkpoint that nobody can use here
+        raise SystemExit(143)
     return outcome.state
 
 
+def _plain(value: object) -> object:
+    """A Python number: a search over np.arange(...) hands over NumPy's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _set(config: ConfigDict, field: str, parameter: str, value: object) -> None:
-    """Sets a field, or raises UserError that names the parameter where the value is of the wrong
-    type.
-    """
-    if isinstance(value, np.generic):  # a search over np.arange(...) hands these over
-        value = value.item()
-    *parents, name = field.split(".")
-    for parent in parents:
-        config = config[parent]
-    kind = config.get_type(name)
-    unset = value is None and config[name] is None
-    if not unset and type(value) not in ((float, int) if kind is float else (kind,)):
+    """Sets a field; UserError naming the parameter where the value is of the wrong type."""
+    value = _plain(value)
+    group, name = group_of(config, field)
+    kind = group.get_type(name)
+    if type(value) not in ((float, int) if kind is float else (kind,)):
         raise UserError(
             f"{parameter}={value!r} is of type {type(value).__name__}; it must be {kind.__name__}"
         )
-    config[name] = value
+    group[name] = value
+
+
+def _checked_options(parameter: str, options: object) -> dict[str, object]:
+    """The options with plain numbers; UserError unless they map names of fields to values."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise UserError(
+            f"{parameter}={options!r} must be a dict of field names and values, such as "
+            '{"learning_rate_u": 20.0}'
+        )
+    if "name" in options:
+        raise UserError(f"{parameter} holds 'name'; the parameter {parameter[:-8]} says it")
+    return {name: _plain(value) for name, value in options.items()}
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -22,8 +22,10 @@ from sop_jax.evaluate import (
     make_predict,
     make_training_pass,
 )
+from sop_jax.limits import check_memory, check_sizes, size
 from sop_jax.mesh import check_batch_size, fetch, put, replicated
 from sop_jax.methods.base import Method, Problem
+from sop_jax.models import Sample
 from sop_jax.optimizer import make_optimizer, network_optimizer
 from sop_jax.programs import (
     Init,
@@ -34,6 +36,7 @@ from sop_jax.programs import (
     repeated,
     step_from_plan,
 )
+from sop_jax.settings import complete
 from sop_jax.state import Resident, TrainState, init_state, state_shardings
 from sop_jax.step import EpochEnd, make_epoch_end, make_step
 from sop_jax.table import padded, values
@@ -137,7 +140,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
     Raises:
       UserError: a field that cannot be on this machine, or that the method refuses.
     """
-    config, notes = config.copy_and_resolve_references(), []
+    config, notes = complete(config), []
     platform = jax.default_backend()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
@@ -203,22 +206,13 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     problem = problem_of(config, dataset)
     num_classes, per_epoch = problem.num_classes, problem.steps_per_epoch
     method = methods.from_config(config.method, problem)
+    check_sizes(config, dataset, method.views, mesh.devices.size)
     mean, std = _statistics(dataset)
-    filters = None
-    if config.model.name == "fast_net" and config.model.whitening:
-        filters = models.whitening_filters(
-            dataset.train.images[dataset.train_rows[:5000]], mean, std
-        )
-    model = models.api.find(
-        config.model.name,
-        num_classes,
-        jnp.dtype(config.dtype),
-        config.model.width,
-        config.model.activation,
-        filters,
-        config.model.classifier,
-        config.model.feature_dim,
-    )
+
+    def sample():
+        return Sample(dataset.train.images[dataset.train_rows[:5000]], mean, std)
+
+    model = models.from_config(config.model, num_classes, jnp.dtype(config.dtype), sample)
     network = method.network_transform(network_optimizer(config, per_epoch), per_epoch)
     optimiser = make_optimizer(network, method.row_learning_rates, config.batch_size)
     window_start = config.epochs - tracked_epochs(config.epochs)
@@ -238,6 +232,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         )
 
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(dataset.train.labels))
+    check_memory(memory_of(shapes, dataset, mesh), mesh)
     shardings = state_shardings(shapes, mesh)
     step = make_step(method, model, optimiser, per_epoch, window_start)
     one = step_from_plan(step, make_augment(config, dataset), method.views, per_epoch)
@@ -262,6 +257,17 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         features=make_features(model, *of_images),
         classifier=model.classifier,
     )
+
+
+def memory_of(state: TrainState, dataset: Dataset, mesh: Mesh) -> dict[str, int]:
+    """Bytes on every device, by part; activations are not counted. `state`: shapes will do."""
+    network = (state.params, state.model_state, state.opt_state)
+    return {
+        "network and optimiser": size(network),
+        "gradients": size(state.params),
+        "rows": size((state.table, state.tracker)) // mesh.devices.size,
+        "images": dataset.train.images.nbytes + dataset.test.images.nbytes,
+    }
 
 
 def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -1,6 +1,7 @@
 """Files written whole or not at all, and read back with one clear line where they are damaged."""
 
 import contextlib
+import fnmatch
 import hashlib
 import itertools
 import json
@@ -8,7 +9,7 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -93,3 +94,34 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     names = (f"{path.name}.old{number if number > 1 else ''}" for number in itertools.count(1))
     free = next(name for name in names if not os.path.lexists(path.with_name(name)))
     return path.rename(path.with_name(free))
+
+
+def read_arrays(
+    path: pathlib.Path, required: Sequence[str], optional: Sequence[str], mend: str
+) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file by name, without pickles.
+
+    Args:
+      required: names that must be there.
+      optional: names that are returned where they are there; "prefix_*" stands for all that begin
+        so.
+      mend: what to do where the file is damaged, the end of the error's line.
+
+    Raises:
+      UserError: the file cannot be read as arrays, or lacks a required one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            wanted = [
+                name
+                for name in file.files
+                if name in required or any(fnmatch.fnmatchcase(name, each) for each in optional)
+            ]
+            arrays = {name: file[name] for name in wanted}
+    # A damaged archive or header makes numpy and zipfile raise nearly anything.
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({error}); {mend}") from error
+    for name in required:
+        if not isinstance(arrays.get(name), np.ndarray):
+            raise UserError(f"{path} is damaged (no array {name!r} in it); {mend}")
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}

@@ -20,7 +20,7 @@ from sop_jax.checkpoint import Checkpoints, all_finite
 from sop_jax.errors import UserError
 from sop_jax.experiment import Experiment
 from sop_jax.mesh import by_batch, fetch, put
-from sop_jax.optimizer import learning_rate_at
+from sop_jax.schedules import learning_rate_at
 from sop_jax.state import Resident, TrainState
 from sop_jax.table import values
 from sop_jax.tensorboard import Events
@@ -270,7 +270,7 @@ def _epoch_record(
     return {
         "epoch": epoch,
         "step": (epoch + 1) * experiment.steps_per_epoch,
-        "learning_rate": float(learning_rate_at(config, epoch)),
+        "learning_rate": learning_rate_at(config, epoch),
         "train_loss": sums.loss * method.streams * config.batch_size / sums.rows,
         "train_accuracy": sums.correct / predicted,
         "images_per_second": num_rows * steps / experiment.steps_per_epoch / seconds,

@@ -1,188 +1,23 @@
-"""Command line: python -m sop_jax.main --config=FILE --workdir=DIR [--config.field=value ...]
-[--dry_run].
+"""python -m sop_jax.main --config=FILE --workdir=DIR [--config.field=value ...] [--dry_run]
 
 Every mistake of the user ends in one line on standard error, `error: ...`, and exit status 2;
 Ctrl-C in 130.
 """
 
 import importlib
-import inspect
 import logging
 import os
 import pathlib
-import pkgutil
 import re
-import runpy
+import subprocess
 import sys
-import traceback
-from types import ModuleType
-from typing import NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from sop_jax import agreement, tasks
-from sop_jax import config as configs
-from sop_jax.errors import UserError, suggestion
+from sop_jax import agreement
+from sop_jax.command_line import help_text, parse
+from sop_jax.errors import UserError
 from sop_jax.process import leave, take_over
-
-EXAMPLE = "python -m sop_jax.main --config=configs/digits_sop.py --workdir=runs/digits_sop"
-TYPES = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    tuple: "a list such as (40,80)",
-    str: "text",
-}
-
-
-class Command(NamedTuple):
-    """A command line that has been read and checked."""
-
-    config: ConfigDict  # locked
-    workdir: pathlib.Path | None  # None only for a dry run
-    dry_run: bool
-
-
-def help_text() -> str:
-    """What `--help` prints: the flags, and every field of the config with its default and its
-    comment.
-    """
-    source = inspect.getsource(configs.base) + inspect.getsource(configs.default)
-    fields = [line.strip() for line in source.splitlines()]
-    return "\n".join(
-        [
-            f"usage: {EXAMPLE} [--config.field=value ...] [--dry_run]",
-            "  --config=FILE         config file, see configs/",
-            "  --workdir=DIR         folder of the run: made if absent, resumed if it holds this run",
-            "  --dry_run             print the resolved config, shapes and memory; write nothing (needs no --workdir)",
-            "  --config.field=value  override one field of the config, for example --config.noise.rate=0.4",
-            "fields, their defaults and meanings:",
-            *(
-                f"  --{line}"
-                for line in fields
-                if line.startswith("config.") and "ConfigDict()" not in line
-            ),
-            "other tasks have fields of their own: see configs/theory/, and --dry_run with one of them",
-        ]
-    )
-
-
-def parse(argv: list[str]) -> Command:
-    """Reads the command line, program name first, and the config file; every mistake becomes a
-    UserError.
-    """
-    own = flags.FlagValues()
-    config_file = flags.DEFINE_string("config", None, "", flag_values=own)
-    workdir = flags.DEFINE_string("workdir", None, "", flag_values=own)
-    dry_run = flags.DEFINE_bool("dry_run", False, "", flag_values=own)
-    own.set_gnu_getopt(True)
-    try:
-        overrides = own(argv, known_only=True)
-    except flags.Error as error:
-        raise UserError(error) from None
-    if not config_file.value:
-        raise UserError(f"--config=FILE is missing; for example {EXAMPLE}")
-    if not workdir.value and not dry_run.value:
-        raise UserError(f"--workdir=DIR is missing; for example {EXAMPLE}")
-    config = load_file(config_file.value)
-    task = config.get("task", "classify")
-    fields = _fields(task)
-    configs.check_fields(config, fields.default())
-    config = _override(config, overrides)
-    if config.task != task:
-        _fields(config.task)
-        raise UserError(
-            f"config.task={config.task!r} cannot be set on the command line: the other fields of "
-            f"--config={config_file.value} are those of {task!r}; name a config file of that task"
-        )
-    fields.check(config)
-    return Command(config, pathlib.Path(workdir.value) if workdir.value else None, dry_run.value)
-
-
-def _fields(task: str) -> ModuleType:
-    """The module with the task's `default()` and `check(config)`: for the main task one that
-    imports nothing slow.
-    """
-    known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
-    if task not in known:
-        raise UserError(
-            f"config.task={task!r} is unknown{suggestion(task, known)}; choose from "
-            f"{', '.join(known)}"
-        )
-    return configs if task == "classify" else importlib.import_module(f"sop_jax.tasks.{task}")
-
-
-def load_file(path: str) -> ConfigDict:
-    """Runs the config file's `get_config`; a UserError names the file and the line of what is wrong
-    in it.
-    """
-    if not os.path.isfile(path):
-        beside = [file.name for file in pathlib.Path(path).parent.glob("*.py")]
-        raise UserError(
-            f"--config={path}: no such file{suggestion(os.path.basename(path), beside)}"
-        )
-    try:
-        program = runpy.run_path(path)
-        if "get_config" not in program:
-            raise UserError(
-                f"--config={path}: has no function get_config(); see configs/digits_sop.py"
-            )
-        config = program["get_config"]()
-    except UserError:
-        raise
-    except Exception as error:  # a config file is a program: it can raise anything
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == path
-        ]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
-        where = path if line is None else f"{path}, line {line}"
-        raise UserError(f"--config={where}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(
-            f"--config={path}: get_config() returned {type(config).__name__}; it must return the "
-            "ConfigDict that the default() of its task made"
-        )
-    return config
-
-
-def _override(config: ConfigDict, argv: list[str]) -> ConfigDict:
-    """Applies the `--config.field=value` of a command line that has nothing else left in it; locks
-    the config.
-    """
-    known = configs.field_names(config)
-    for name in (
-        match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg))
-    ):
-        if name not in known:
-            raise UserError(
-                f"unknown config field --config.{name}{suggestion(name, known)}; "
-                "--help and --dry_run list them"
-            )
-    values = flags.FlagValues()
-    values.set_gnu_getopt(True)
-    config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
-    try:
-        rest = values(argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        flag = error.flagname
-        raise UserError(
-            f"unknown flag --{flag}{suggestion(flag, ['config', 'workdir', 'dry_run', *known])}; "
-            "--help lists the flags"
-        ) from None
-    except (flags.Error, TypeError, ValueError) as error:
-        match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
-        if match is None:
-            raise UserError(error) from None
-        group, name = configs.group_of(config, match[1])
-        raise UserError(
-            f"config.{match[1]}={match[2]!r} has the wrong type: it must be {TYPES[group.get_type(name)]}"
-        ) from None
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; fields are set as --config.field=value")
-    return config
 
 
 def prepare_backend(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool) -> None:
@@ -191,6 +26,8 @@ def prepare_backend(config: ConfigDict, workdir: pathlib.Path | None, dry_run: b
         os.environ["XLA_FLAGS"] = (
             f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
         )
+    if os.environ.get("XLA_FLAGS"):
+        _check_xla_flags()
     import jax
 
     from sop_jax import mesh
@@ -214,6 +51,23 @@ def prepare_backend(config: ConfigDict, workdir: pathlib.Path | None, dry_run: b
             "JAX cannot start (see the variable JAX_PLATFORMS and config.distributed): "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _check_xla_flags() -> None:
+    """Raises UserError for flags that XLA does not know: it ends the process itself over them.
+
+    So they are read in a process of their own (0.2 s); anything else that fails there is left to
+    JAX's own start.
+    """
+    program = "from jaxlib import xla_client; xla_client.CompileOptions()"
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, errors="replace"
+    )
+    reason = re.search(r"parse_flags_from_env\.cc:\d+\] (.*)", child.stderr)
+    if child.returncode and reason:
+        raise UserError(
+            f"the variable XLA_FLAGS={os.environ['XLA_FLAGS']!r} cannot be used: {reason[1]}"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -245,9 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that went away
         # a failing write does not name its file
         where = error.filename or (command and command.workdir)
+        place = f": {where}" if where else ""
         return _fail(
-            f"{error.strerror or error}{f': {where}' if where else ''}; what is saved is kept, and "
-            "the same command goes on from it",
+            f"{error.strerror or error}{place}; what is saved is kept, and the same command goes "
+            "on from it",
             2,
         )
     except KeyboardInterrupt:
@@ -262,5 +117,7 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # `python -m` puts the current folder there: no data may run as code
     take_over()
     leave(main())

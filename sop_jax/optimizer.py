@@ -1,44 +1,27 @@
-"""One flat `optax.multi_transform` over the network and every trained row leaf; the network's
-optimisers and schedules.
+"""One flat `optax.multi_transform` over the network and every trained row leaf.
 
 Rows take plain gradient descent at a constant rate: no momentum and no decay (paper, appendix A).
-  That is built in
-here and not configurable: a momentum kept for a batch of rows would mix different examples.
+That is built in here and not configurable: a momentum kept for a batch of rows would mix different
+examples.
 
 Batch rule: the loss is a mean over the batch and a row is touched once an epoch, so a row moves by
 rate / B. Rates are meant at B = 128 and used as rate * B / 128, which makes an epoch's row updates
 independent of B.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from sop_jax.errors import UserError, suggestion
+from sop_jax.fields import SIZE, Field, of_function
+from sop_jax.schedules import by_step
+
 REFERENCE_BATCH_SIZE = 128
-
-
-def learning_rate_at(config: ConfigDict, epoch, peak: float | None = None):
-    """Network learning rate of `epoch`, counted from 0; a number or a traced scalar.
-
-    It is constant over an epoch, but for the triangular schedule, where `epoch` has a fraction.
-    `peak` stands in for optimizer.learning_rate.
-    """
-    o = config.optimizer
-    peak = o.learning_rate if peak is None else peak
-    if o.schedule == "constant":
-        return jnp.full_like(epoch, peak, dtype=float)
-    if o.schedule == "step":
-        passed = sum(jnp.where(epoch >= drop, 1, 0) for drop in o.drop_epochs)
-        return peak * o.drop_factor ** jnp.asarray(passed, dtype=float)
-    if o.schedule == "triangular":
-        done = epoch / config.epochs
-        return peak * jnp.minimum(done / o.warmup, (1 - done) / (1 - o.warmup))
-    low, high = o.final_learning_rate, peak
-    return low + (high - low) * (1 + jnp.cos(jnp.pi * epoch / config.epochs)) / 2
 
 
 def sgd(
@@ -47,9 +30,7 @@ def sgd(
     weight_decay: float,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """SGD as torch does it: decay is added to the gradient before momentum, on all parameters
-    (methods.md, 0.4).
-    """
+    """SGD as torch does it: decay is added to the gradient before momentum, on all parameters."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(decay=momentum, nesterov=nesterov),
@@ -60,12 +41,11 @@ def sgd(
 def muon(
     learning_rate: optax.ScalarOrSchedule, momentum: float, nesterov: bool
 ) -> optax.GradientTransformation:
-    """Muon for convolution kernels [h, w, I, O], read as matrices [h*w*I, O] (Jordan 2024,
-    airbench94_muon.py).
+    """Muon for convolution kernels [h, w, I, O], read as matrices [h*w*I, O].
 
     Each update is orthogonal, so of norm sqrt(O), and afterwards each kernel is brought back to
     that norm: under a batch-norm its length means nothing, and the learning rate stays the share of
-      it that a step moves.
+    it that a step moves. Source: Jordan 2024, and the code of airbench94_muon.
     """
     matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
     return optax.chain(
@@ -93,11 +73,11 @@ class AverageState(NamedTuple):
 
 
 def average_parameters(decay: float) -> optax.GradientTransformation:
-    """Keeps the exponential moving average of the parameters; changes no update. The last of a
-    chain.
+    """Keeps the exponential moving average of the parameters; the last of a chain.
 
-    It starts as a copy of the parameters; update t (from 0) decays by min(decay, (1 + t) / (10 +
-    t)), so that this start, which nothing was learned in, is soon forgotten.
+    It changes no update. It starts as a copy of the parameters; update t (from 0) decays by
+    min(decay, (1 + t) / (10 + t)), so that this start, which nothing was learned in, is soon
+    forgotten.
     """
 
     def init(params):
@@ -120,24 +100,58 @@ def averaged(opt_state: Any, params: Any) -> Any:
     return params if average is None else average["network"]
 
 
-def network_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The network's optimiser with the configured schedule: SGD, or Muon on convolution kernels and
-    SGD on the rest.
+class ScheduleOf(Protocol):
+    def __call__(self, peak: float) -> optax.Schedule:
+        """The configured schedule, by step, of a rate that is `peak` at its height."""
+
+
+def _sgd(common: ConfigDict, schedule: ScheduleOf) -> optax.GradientTransformation:
+    rate = schedule(common.learning_rate)
+    return sgd(rate, common.momentum, common.weight_decay, common.nesterov)
+
+
+def _muon(
+    common: ConfigDict,
+    schedule: ScheduleOf,
+    *,
+    muon_learning_rate: Annotated[float, SIZE] = 0.24,
+) -> optax.GradientTransformation:
+    """Muon on convolution kernels, SGD on the rest.
+
+    Args:
+      muon_learning_rate: of kernels: share of its norm that a step moves one by
     """
-    o = config.optimizer
+    kernels = muon(schedule(muon_learning_rate), common.momentum, common.nesterov)
+    return optax.multi_transform(
+        {"kernels": kernels, "rest": _sgd(common, schedule)},
+        lambda params: jax.tree.map(lambda x: "kernels" if x.ndim == 4 else "rest", params),
+    )
 
-    def schedule(peak: float) -> optax.Schedule:
-        if o.schedule == "triangular":
-            return lambda count: learning_rate_at(config, count / steps_per_epoch, peak)
-        return lambda count: learning_rate_at(config, count // steps_per_epoch, peak)
 
-    network = sgd(schedule(o.learning_rate), o.momentum, o.weight_decay, o.nesterov)
-    if o.name == "muon":
-        kernels = muon(schedule(o.muon_learning_rate), o.momentum, o.nesterov)
-        network = optax.multi_transform(
-            {"kernels": kernels, "rest": network},
-            lambda params: jax.tree.map(lambda x: "kernels" if x.ndim == 4 else "rest", params),
+# name -> factory (config.optimizer, schedule, *, field=default, ...); the keyword arguments are
+# fields of config.optimizer.
+OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": _sgd,
+    "muon": _muon,
+}
+
+
+def fields(name: str) -> dict[str, Field]:
+    """The fields of an optimiser, by name. Raises UserError for an unknown optimiser."""
+    if name not in OPTIMIZERS:
+        raise UserError(
+            f"config.optimizer.name={name!r} is unknown{suggestion(name, list(OPTIMIZERS))}; "
+            f"choose from {', '.join(OPTIMIZERS)}"
         )
+    return of_function(OPTIMIZERS[name])
+
+
+def network_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The network's optimiser with the configured schedule; `config` is complete."""
+    o = config.optimizer
+    own = {name: o[name] for name in fields(o.name)}
+    make = OPTIMIZERS[o.name]
+    network = make(o, lambda peak: by_step(config, peak, steps_per_epoch), **own)
     return optax.chain(network, average_parameters(o.ema)) if o.ema else network
 
 

@@ -61,20 +61,17 @@ def leave(status: int) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """SIGTERM outside training, which handles it itself, and Ctrl-C: files are whole at any moment,
-    so leave at once.
+    """Leaves at once on SIGTERM (outside training, which handles it itself) and on Ctrl-C.
+
+    Files are whole at any moment, so that nothing has to be ended first.
     """
+    goes_on = "the same command goes on from the last checkpoint"
     if number == signal.SIGTERM:
-        _write_line(
-            sys.stdout,
-            "stopped by SIGTERM outside training; the same command goes on from the last checkpoint",
-        )
+        _write_line(sys.stdout, f"stopped by SIGTERM outside training; {goes_on}")
         os._exit(0)
     if _is_one_of_several():  # the others are to hear of it
         raise KeyboardInterrupt
-    _write_line(
-        sys.stderr, "error: interrupted; the same command goes on from the last checkpoint"
-    )
+    _write_line(sys.stderr, f"error: interrupted; {goes_on}")
     os._exit(130)
 
 

@@ -90,7 +90,7 @@ class Session:
         return history
 
     def add(self, record: dict) -> None:
-        """Adds an epoch to metrics.jsonl, on the disk before the call returns, and notes the time."""
+        """Adds an epoch to metrics.jsonl, on the disk at once, and notes the time."""
         if jax.process_index() != 0:
             return
         with open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -101,7 +101,7 @@ class Session:
 
 
 def describe_run() -> dict:
-    """What stands in run.json of a session: versions, devices, processes, commit, command, start."""
+    """What run.json holds of a session: start, command, versions, devices, processes, commit."""
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
@@ -132,7 +132,7 @@ def _git_commit() -> str | None:
 
 
 def _sessions(path: pathlib.Path) -> list[dict]:
-    """The sessions before this one; a run.json from before there were any is one, of unknown length."""
+    """The sessions before this one; a file from before there were any is one of unknown length."""
     try:
         facts = read_json(path, "it is written anew, without the sessions before")
     except UserError as error:

@@ -1,13 +1,12 @@
-"""Writes the files of a finished run by arithmetic, for the tests of the report and of the
-comparison.
-"""
+"""Writes the files of a finished run by arithmetic, for the tests of the page and the table."""
 
 import copy
-import csv
 import hashlib
 import json
 
 import numpy as np
+
+from sop_jax.label_issues import LabelIssues, write_csv
 
 CONFIG = {
     "seed": 0,
@@ -23,8 +22,10 @@ CONFIG = {
 
 
 def write_summary(workdir, config=None, **summary):
-    """Writes config.json and summary.json, all that the comparison reads. `config`:
-    {'optimizer.learning_rate': .1}.
+    """Writes config.json and summary.json, all that the comparison reads.
+
+    Args:
+      config: the fields in which it departs from CONFIG, {'optimizer.learning_rate': 0.1}.
     """
     full = copy.deepcopy(CONFIG)
     for key, value in (config or {}).items():
@@ -45,39 +46,42 @@ def write_summary(workdir, config=None, **summary):
 
 def write_run(
     workdir,
-    rows=300,
+    count=300,
     num_classes=10,
     channels=1,
     size=8,
     known=True,
-    sop=True,
+    noise_model=True,
     epochs=12,
     seed=0,
     names=None,
 ):
     """Writes a whole run folder: 40 % wrong labels, a score that finds nearly all of them.
 
+    Args:
+      known: whether the true labels are.
+      noise_model: whether the method has one, which it shows in the diagnostic `strength`.
+
     Returns:
-        What the report should show: summary, given, truth, flagged, order (worst row first) and
-          names.
+      What the report should show: summary, label, true_label, flagged, order (worst label first)
+      and names.
     """
     rng = np.random.default_rng(seed)
     names = list(names or [f"class {k}" for k in range(num_classes)])
-    truth = rng.integers(num_classes, size=rows)
-    wrong = rng.random(rows) < 0.4
-    given = np.where(
-        wrong, (truth + rng.integers(1, num_classes, size=rows)) % num_classes, truth
-    ).astype(np.int32)
-    u_squared = np.where(wrong, rng.beta(8, 1.5, rows) * 1.1, 10.0 ** rng.uniform(-16, -2, rows))
-    margin = np.where(wrong, rng.normal(-3, 2, rows), rng.normal(4, 2, rows))
-    score = 1 / (1 + np.exp(margin / 2 - 4 * u_squared * sop))
+    true_label = rng.integers(num_classes, size=count)
+    wrong = rng.random(count) < 0.4
+    other_label = (true_label + rng.integers(1, num_classes, size=count)) % num_classes
+    label = np.where(wrong, other_label, true_label).astype(np.int32)
+    strength = np.where(wrong, rng.beta(8, 1.5, count) * 1.1, 10.0 ** rng.uniform(-16, -2, count))
+    margin = np.where(wrong, rng.normal(-3, 2, count), rng.normal(4, 2, count))
+    score = 1 / (1 + np.exp(margin / 2 - 4 * strength * noise_model))
     flagged = score > 0.5
-    suggested = np.where(rng.random(rows) < 0.95, truth, given)
+    suggested_label = np.where(rng.random(count) < 0.95, true_label, label)
     order = np.argsort(-score)
-    ids = np.arange(1000, 1000 + rows)
+    ids = np.arange(1000, 1000 + count)
 
     caught = (flagged & wrong).sum()
-    corrected = np.where(flagged, suggested, given)
+    after = np.where(flagged, suggested_label, label)
     truth_based = {
         "noise_rate_actual": float(wrong.mean()),
         "label_issue_auroc": 0.9876,
@@ -86,12 +90,12 @@ def write_run(
         "label_issue_recall": float(caught / wrong.sum()),
         "label_issue_f1": float(2 * caught / (flagged.sum() + wrong.sum())),
         "label_accuracy_before": float(1 - wrong.mean()),
-        "label_accuracy_after": float((corrected == truth).mean()),
+        "label_accuracy_after": float((after == true_label).mean()),
         "margin_auroc": 0.9321,
     }
     summary = {
         "epochs": epochs,
-        "noise_rate_estimated": 0.3912 if sop else None,
+        "noise_rate_estimated": 0.3912 if noise_model else None,
         "test_accuracy_last": 0.9741,
         "test_accuracy_best": 0.9823,
         "best_epoch": 9,
@@ -103,13 +107,12 @@ def write_run(
         "step_seconds_median": 0.004,
         "compile_seconds": 3.2,
         "wall_seconds": 14.1,
-        "rows_at_bound": 0.1234 if sop else None,
         "class_names": names,
         **(truth_based if known else dict.fromkeys(truth_based)),
     }
-    write_summary(
-        workdir, {"seed": seed, "method.name": "sop" if sop else "ce", "epochs": epochs}, **summary
-    )
+    method = "sop" if noise_model else "ce"
+    config = {"seed": seed, "method.name": method, "epochs": epochs}
+    write_summary(workdir, config, **summary)
     run = {
         "versions": {"jax": "0.10.2", "numpy": np.__version__},
         "devices": ["cpu:0"],
@@ -135,54 +138,43 @@ def write_run(
                 "seconds": 0.1,
             }
             if known:
-                record |= {
-                    "train_accuracy_true": 0.1 + 0.8 * rise,
-                    "label_issue_auroc": 0.5 + 0.48 * rise,
-                }
+                record["train_accuracy_true"] = 0.1 + 0.8 * rise
+                record["label_issue_auroc"] = 0.5 + 0.48 * rise
             file.write(json.dumps(record) + "\n")
 
     arrays = {
         "id": ids,
-        "given_label": given,
-        "sha256": hashlib.sha256(given.astype("<i4").tobytes()).hexdigest(),
+        "given_label": label,
+        "sha256": hashlib.sha256(label.astype("<i4").tobytes()).hexdigest(),
     }
-    arrays |= {"true_label": truth.astype(np.int32)} if known else {}
+    arrays |= {"true_label": true_label.astype(np.int32)} if known else {}
     np.savez(
-        workdir / "labels.npz", train_rows=np.arange(rows), validation_rows=np.arange(0), **arrays
+        workdir / "labels.npz", train_rows=np.arange(count), validation_rows=np.arange(0), **arrays
     )
-    probabilities = np.full((rows, num_classes), 1 / num_classes, np.float32)
+    probabilities = np.full((count, num_classes), 1 / num_classes, np.float32)
     np.savez(
         workdir / "predictions.npz",
         train_id=ids,
         train_pred_probs=probabilities,
         test_id=np.arange(5),
         test_pred_probs=probabilities[:5],
-        train_given_label=given,
+        train_given_label=label,
         train_margin=margin.astype(np.float32),
         noise_score=score.astype(np.float32),
-        **({"u_squared": u_squared.astype(np.float32)} if sop else {}),
+        **({"diagnostic_strength": strength.astype(np.float32)} if noise_model else {}),
     )
-    with (workdir / "label_issues.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        header = ["id", "given_label", "predicted_label", "label_quality", "is_label_issue"]
-        writer.writerow(header + ["true_label"] * known)
-        for i in order:
-            row = [
-                ids[i],
-                names[given[i]],
-                names[suggested[i]],
-                f"{1 - score[i]:.6f}",
-                bool(flagged[i]),
-            ]
-            writer.writerow(row + [names[truth[i]]] * known)
+    issues = LabelIssues(1 - score, suggested_label, flagged)
+    write_csv(
+        workdir / "label_issues.csv", ids, label, issues, names, true_label if known else None
+    )
     worst = order[:100]
     grid = np.linspace(0, 200, size * size).reshape(1, size, size, 1)
     images = (grid + rng.integers(0, 55, (len(worst), size, size, channels))).astype(np.uint8)
     np.savez(workdir / "gallery.npz", id=ids[worst], image=images)
     return {
         "summary": summary,
-        "given": given,
-        "truth": truth,
+        "label": label,
+        "true_label": true_label,
         "flagged": flagged,
         "order": order,
         "names": names,

@@ -17,8 +17,8 @@ NAMES = ("w1", "b1", "w2", "b2")
 
 
 def loss_of(params, images, labels):
-    hidden = jax.nn.relu(images @ params["w1"].T + params["b1"])
-    logits = hidden @ params["w2"].T + params["b2"]
+    hidden = jax.nn.relu(images @ params["w1"].T + params["b1"][None])
+    logits = hidden @ params["w2"].T + params["b2"][None]
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 

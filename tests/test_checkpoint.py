@@ -173,7 +173,7 @@ def unraisable(monkeypatch):
 
 
 def damage_and_check(tmp_path, damage):
-    """After damage to step 2, a whole state is restored: step 1, or 2 if the file did not matter."""
+    """After damage to step 2 a whole state is restored: step 1, or 2 if the file did not matter."""
     save(tmp_path, [1, 2])
     pristine = tmp_path.with_name(tmp_path.name + "_pristine")
     shutil.copytree(tmp_path, pristine)

@@ -9,8 +9,9 @@ from fake_run import write_run
 
 from sop_jax import finished
 from sop_jax.claim import claim
-from sop_jax.config import changed_fields, default
+from sop_jax.config import default
 from sop_jax.errors import UserError
+from sop_jax.settings import changed_fields
 
 LABELS = "a" * 64
 

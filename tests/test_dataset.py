@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sop_jax.config import default
-from sop_jax.data import dataset, noise, sources
+from sop_jax.data import dataset, sources, transitions
 from sop_jax.data.dataset import load
 from sop_jax.errors import UserError
 
@@ -169,7 +169,7 @@ def test_cifar100_maps(monkeypatch):
             configured(**{"data.name": "cifar100", "noise.kind": kind, "noise.rate": 1.0})
         )
         drawn[kind] = data.train.labels
-        flips = noise.FLIPS["block_cyclic" if kind == "asymmetric" else kind][1]
+        flips = transitions.FLIPS["block_cyclic" if kind == "asymmetric" else kind][1]
         np.testing.assert_array_equal(data.train.labels, [flips.get(t, t) for t in true])
     np.testing.assert_array_equal(drawn["asymmetric"], drawn["block_cyclic"])
 

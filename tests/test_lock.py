@@ -1,4 +1,4 @@
-"""The lock of a folder: who is kept out, whatever happens to `.lock`; others' folders stay whole."""
+"""The lock of a folder: who is kept out, whatever becomes of `.lock`; others' files stay whole."""
 
 import json
 import pathlib
@@ -12,10 +12,13 @@ from sop_jax.errors import UserError
 from sop_jax.lock import locked
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-HOLD = (
-    "import pathlib, sys; from sop_jax.lock import locked\nwith locked(pathlib.Path(sys.argv[1])):\n"
-    "    print('held', flush=True); sys.stdin.read()"
-)
+HOLD = """
+import pathlib, sys
+from sop_jax.lock import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture

@@ -301,3 +301,19 @@ def test_sigterm_flag_in_another_thread_is_quiet():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_the_best_epoch_has_the_highest_validation_accuracy():
+    def record(accuracy):
+        return {"validation_accuracy": accuracy}
+
+    assert loop._is_best(record(0.2), [record(0.1)]) and not loop._is_best(
+        record(0.1), [record(0.2)]
+    )
+    assert loop._is_best(record(0.1), [record(None)]) and not loop._is_best(record(None), [])
+
+
+def test_the_line_of_an_epoch():
+    record = {"epoch": 0, "train_loss": 1.0, "train_accuracy": 0.5, "images_per_second": 10.0}
+    line = "epoch 1/2, loss 1.0000, train (given labels) 0.5000, 10 images/s"
+    assert loop._describe(record | {"test_accuracy": None}, 2) == line

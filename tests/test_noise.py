@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sop_jax.data import noise
+from sop_jax.data import transitions
 from sop_jax.data.noise import asymmetric, corrupt, instance_dependent, pairflip, symmetric
 from sop_jax.errors import UserError
 
@@ -52,13 +52,13 @@ def test_pairflip_and_maps_by_hand():
 
 def test_cifar100_maps():
     cyclic, swap, superclass = (
-        noise.FLIPS[k][1] for k in ("block_cyclic", "block_swap", "superclass_cyclic")
+        transitions.FLIPS[k][1] for k in ("block_cyclic", "block_swap", "superclass_cyclic")
     )
     assert [cyclic[c] for c in (0, 3, 4, 99)] == [1, 4, 0, 95]
     first_pair = np.random.RandomState(0).choice(5, size=2, replace=False)
     assert swap[first_pair[0]] == first_pair[1]
     assert len(swap) == 40 and all(swap[b] == a and a // 5 == b // 5 for a, b in swap.items())
-    of = noise.CIFAR100_SUPERCLASS
+    of = transitions.CIFAR100_SUPERCLASS
     assert [of.count(s) for s in range(20)] == [5] * 20
     # aquatic mammals: beaver, dolphin, otter, seal, whale
     assert superclass[4] == 30 and superclass[95] == 4

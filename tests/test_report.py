@@ -1,8 +1,8 @@
-"""The report: what the page says, that it needs nothing from outside, and clear errors for damaged
-run folders.
-"""
+"""The page: what it says, that it needs nothing from outside, and clear errors for damaged folders."""
 
 import json
+import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from fake_run import write_run
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
-from sop_jax import plots, report
+from sop_jax import report
 from sop_jax.errors import UserError
-from sop_jax.run_folder import flatten, number, read_run
+from sop_jax.heat_maps import count_pairs
+from sop_jax.run_folder import number, read_run
 
 VOID = {"meta", "img", "br", "source", "link", "hr"}
-NAMES = ("<b>cat", "dog & co", "a$b", "$x^$", 'quote"d', "truck 卡车", "g", "h", "i", "j")
+NAMES = ("<b>cat", "dog & co", "a$b", "$x^$", 'quote"d', "truck 卡车", "g", "=1+1", "'-i", "'j")
 
 
 class Page(HTMLParser):
@@ -50,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
-    """A SOP run with known truth, 10 classes with awkward names, grey images."""
+    """A run with a noise model and known truth, 10 classes with awkward names, grey images."""
     workdir = tmp_path_factory.mktemp("known")
     facts = write_run(workdir, names=NAMES)
     path = report.write_report(workdir)
@@ -59,11 +61,9 @@ def known(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def blind(tmp_path_factory):
-    """A cross-entropy run without truth or u, 100 classes, colour images larger than a
-    thumbnail.
-    """
+    """No noise model, no truth, 100 classes, colour images larger than a thumbnail."""
     workdir = tmp_path_factory.mktemp("blind")
-    facts = write_run(workdir, num_classes=100, channels=3, size=96, known=False, sop=False)
+    facts = write_run(workdir, num_classes=100, channels=3, size=96, known=False, noise_model=False)
     path = report.write_report(workdir)
     return workdir, facts, path.read_text(encoding="utf-8")
 
@@ -107,17 +107,20 @@ def test_headline_numbers_are_those_of_the_summary(known):
 def test_numbers_drawn_from_the_rows(known):
     workdir, facts, html = known
     text = Page(html).text
-    given, truth, flagged, order = (facts[key] for key in ("given", "truth", "flagged", "order"))
-    wrong = given != truth
+    label, flagged, order = facts["label"], facts["flagged"], facts["order"]
+    wrong = label != facts["true_label"]
     assert f"{wrong.sum()} labels are truly wrong" in text
     for k, name in ((1, "dog & co"), (6, "g")):
-        own = given == k
+        own = label == k
         share = 100 * (own & flagged).sum() / own.sum()
         accuracy = 100 * facts["summary"]["test_accuracy_per_class"][k]
         assert f"{name} {own.sum()} {(own & flagged).sum()} {share:.1f} % {accuracy:.1f} %" in text
     run = read_run(workdir)
-    assert f"{100 * np.mean(run.u_squared >= 1):.2f} % of the rows have u²" in text
-    assert "at or beyond it: 12.34 %" in text
+    strength = run.diagnostics["strength"]
+    numbers = f"{strength.min():.4g} {np.median(strength):.4g} {strength.max():.4g}"
+    assert f"strength {numbers} {100 / len(strength):.2f} % 0" in text
+    area = roc_auc_score(run.wrong, strength)
+    assert f"strength alone {area:.3f}" in text
     assert text.count("✗ truly wrong") == wrong[order[:100]].sum()
     assert text.count("✓ given label is right") == 100 - wrong[order[:100]].sum()
     assert text.index(f"quality {run.quality[0]:.3f}") < text.index(
@@ -149,7 +152,7 @@ def test_what_cannot_be_known_is_a_dash_with_its_reason(blind):
         "Label-issue AUROC – (true labels unknown) AUPRC – · F1 –",
         "at the best validation epoch – (no validation split)",
         "true labels unknown, so no ranking can be graded",
-        "this method has no u",
+        "this method keeps none",
     ):
         assert expected in text, expected
     for invented in ("truly wrong", "nan", "None", "Infinity"):
@@ -195,15 +198,15 @@ def test_dark_and_light_figures_differ(known):
 
 
 def test_count_pairs_by_hand():
-    counts = plots.count_pairs(np.array([0, 0, 2, 0]), np.array([1, 1, 2, 0]), 3)
+    counts = count_pairs(np.array([0, 0, 2, 0]), np.array([1, 1, 2, 0]), 3)
     assert counts.tolist() == [[1, 2, 0], [0, 0, 0], [0, 0, 1]]
 
 
 def test_rows_follow_the_list_whatever_the_order_of_the_arrays(known, tmp_path):
     workdir, facts, _ = known
     run = read_run(workdir)
-    assert run.given.tolist() == facts["given"][facts["order"]].tolist()
-    assert run.truth.tolist() == facts["truth"][facts["order"]].tolist()
+    assert run.label.tolist() == facts["label"][facts["order"]].tolist()
+    assert run.true_label.tolist() == facts["true_label"][facts["order"]].tolist()
     assert np.allclose(run.score, 1 - run.quality, atol=1e-5)
     shutil.copytree(workdir, tmp_path / "turned")
     with np.load(workdir / "predictions.npz") as file:
@@ -213,13 +216,12 @@ def test_rows_follow_the_list_whatever_the_order_of_the_arrays(known, tmp_path):
     np.savez(tmp_path / "turned" / "predictions.npz", **turned)
     again = read_run(tmp_path / "turned")
     assert np.array_equal(again.margin, run.margin)
-    assert np.array_equal(again.u_squared, run.u_squared)
+    assert np.array_equal(again.diagnostics["strength"], run.diagnostics["strength"])
 
 
 def test_every_label_right_has_no_detection_curves(tmp_path):
-    write_run(tmp_path, rows=20, epochs=1)
-    with np.load(tmp_path / "labels.npz") as file:
-        arrays = {key: file[key] for key in file.files}
+    write_run(tmp_path, count=20, epochs=1)
+    arrays = _arrays(tmp_path / "labels.npz")
     np.savez(tmp_path / "labels.npz", **{**arrays, "true_label": arrays["given_label"]})
     text = Page(report.write_report(tmp_path).read_text(encoding="utf-8")).text
     assert "0 of 20 labels are wrong, so no ranking can be graded" in text
@@ -240,8 +242,7 @@ def _pickle(path):
 
 
 def _nan_score(path):
-    with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files}
+    arrays = _arrays(path)
     arrays["noise_score"][3] = np.nan
     np.savez(path, **arrays)
 
@@ -309,11 +310,139 @@ def test_unwritable_place_is_a_user_error(known, tmp_path):
         report.write_report(tmp_path / "run")
 
 
-def test_number_and_flatten(tmp_path):
-    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": None}) == {"a.b.c": 1, "a.d": 2, "e": None}
+def test_number(tmp_path):
     assert number({"x": 2}, "x", tmp_path) == 2.0
     assert number({"x": float("nan")}, "x", tmp_path) is None
     assert number({}, "x", tmp_path) is None
     for bad in ("1", True, [1]):
         with pytest.raises(UserError, match="wanted a number"):
             number({"x": bad}, "x", tmp_path)
+
+
+def _arrays(path):
+    with np.load(path) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_every_diagnostic_is_drawn_and_ranked_whatever_its_name(tmp_path):
+    facts = write_run(tmp_path, names=NAMES)
+    path = tmp_path / "predictions.npz"
+    arrays = _arrays(path)
+    gaps = arrays["diagnostic_strength"].copy()
+    gaps[:3] = np.nan
+    wrong = facts["label"] != facts["true_label"]
+    more = {
+        "diagnostic_<i>w": wrong + np.float32(0.5),
+        "diagnostic_gaps": gaps,
+        "diagnostic_void": np.full(len(gaps), np.inf),
+        "diagnostic_same": np.zeros(len(gaps), np.int32),
+    }
+    np.savez(path, **arrays, **more)
+    text = Page(html := report.write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "<i>w alone 1.000 1.000 1.000 0.000" in text
+    assert "<i>" not in html
+    assert "gaps alone" not in text and "void alone" not in text  # not finite: they rank nothing
+    assert f"{np.nanmax(gaps):.4g} {100 / len(gaps):.2f} % 3" in text
+    assert "void – – – – 300" in text
+    assert "same 0 0 0 100.00 % 0" in text
+    titles = Page(html).all("img", "alt")
+    assert [name for name in titles if name in ("<i>w", "gaps", "same", "strength", "void")] == [
+        "<i>w",
+        "gaps",
+        "same",
+        "strength",
+    ]
+
+
+def test_an_old_folder_still_makes_a_page(tmp_path):
+    """One from before diagnostics had names of their own, with numbers that nobody reads now."""
+    write_run(tmp_path)
+    path = tmp_path / "predictions.npz"
+    arrays = _arrays(path)
+    np.savez(path, u_squared=arrays.pop("diagnostic_strength"), **arrays)
+    _edit_json(tmp_path / "summary.json", rows_at_bound=0.1)
+    text = Page(report.write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "this method keeps none" in text
+    assert "sessions" not in text and "in all 14 s · compiling 3 s" in text
+
+
+def test_a_resumed_run_counts_its_sessions_and_keeps_its_start(tmp_path):
+    write_run(tmp_path)
+    sessions = [
+        {"started": "2026-08-01T10:20:30", "seconds": 3000.4},
+        {"started": "2026-08-01T12:00:00", "seconds": 477.0},
+    ]
+    _edit_json(tmp_path / "run.json", sessions=sessions, seconds=3477.4)
+    _edit_json(tmp_path / "summary.json", wall_seconds=3477.4)
+    text = Page(report.write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "in all 3,477 s in 2 sessions" in text
+    assert "2026-08-01 10:20 · 300 training rows" in text
+    assert "2026-08-01 10:20 3,000 2026-08-01 12:00 477" in text
+
+
+def test_links_are_replaced_and_not_written_through(tmp_path):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / "plots").mkdir()
+    for link, name in (("report.html", "mine.html"), ("plots/curves.png", "mine.png")):
+        (tmp_path / name).write_text("mine")
+        (tmp_path / "run" / link).symlink_to(tmp_path / name)
+    report.write_report(tmp_path / "run")
+    for link, name in (("report.html", "mine.html"), ("plots/curves.png", "mine.png")):
+        assert (tmp_path / name).read_text() == "mine"
+        assert not (tmp_path / "run" / link).is_symlink()
+        assert (tmp_path / "run" / link).stat().st_size > 1000
+
+
+def test_nesting_without_end_is_one_line(tmp_path, capsys):
+    write_run(tmp_path)
+    for depth in (10_000, 500):
+        for opening, closing in (('{"a":', "}"), ("[", "]")):
+            deep = opening * depth + "1" + closing * depth
+            for file in ("summary.json", "config.json", "run.json", "metrics.jsonl"):
+                before = (tmp_path / file).read_text()
+                (tmp_path / file).write_text(f'{{"seed": {deep}}}')
+                assert report.main([f"--workdir={tmp_path}"]) == 2
+                error = capsys.readouterr().err
+                assert error.startswith("error: ") and error.count("\n") == 1
+                assert file in error
+                (tmp_path / file).write_text(before)
+
+
+def test_names_longer_than_a_csv_cell_may_be(tmp_path):
+    names = ["n" * 140_000, *(f"class {k}" for k in range(9))]
+    write_run(tmp_path, names=names)
+    page = report.write_report(tmp_path)
+    assert page.stat().st_size < 3e6
+    assert read_run(tmp_path).class_names == tuple(names)
+
+
+def test_a_page_in_an_ascii_locale(tmp_path):
+    write_run(tmp_path, names=NAMES)
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "sop_jax.report", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "truck 卡车" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_closed_standard_output_is_one_line(tmp_path):
+    write_run(tmp_path)
+    command = [sys.executable, "-m", "sop_jax.report", f"--workdir={tmp_path}"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output: No space left on device\n"
+
+
+def test_templates_are_installed(tmp_path):
+    root = pathlib.Path(report.__file__).resolve().parents[1]
+    built = ["egg_info", f"--egg-base={tmp_path}", "build_py", f"--build-lib={tmp_path / 'lib'}"]
+    command = [sys.executable, "setup.py", "-q", *built]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    templates = {path.name for path in (tmp_path / "lib" / "sop_jax" / "templates").iterdir()}
+    assert templates == {path.name for path in (root / "sop_jax" / "templates").iterdir()}
+    assert "report.html" in templates

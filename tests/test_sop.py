@@ -1,6 +1,6 @@
-"""SOP and SOP+ against numbers computed with the authors' code, hand-computed values and
-invariants.
-"""
+"""SOP and SOP+ against numbers of the authors' code, values worked out by hand and invariants."""
+
+import functools
 
 import chex
 import jax
@@ -11,9 +11,9 @@ from conftest import assert_match
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sop_jax import table
+from sop_jax import methods, table
 from sop_jax.errors import UserError
-from sop_jax.methods import sop
+from sop_jax.methods import Problem, sop
 
 SIZES = ("tiny", "mid", "wide")
 
@@ -28,7 +28,8 @@ def test_sop_official_matches_the_published_code(golden, precision, size):
     g = golden(f"sop_{size}")
     u, v = (g[k].astype(dtype)[g["index"]] for k in "uv")
     targets = one_hot(g["labels"], dtype)
-    loss, grads = jax.value_and_grad(sop.sop_loss, argnums=(0, 2, 3))(
+    official = functools.partial(sop.sop_loss, variant="official")
+    loss, grads = jax.value_and_grad(official, argnums=(0, 2, 3))(
         g["logits"].astype(dtype), targets, u, v
     )
     assert loss.dtype == dtype
@@ -47,7 +48,8 @@ def test_sop_plus_official_matches_the_published_code(golden, precision, size):
     u, v = (g[k].astype(dtype)[g["index"]] for k in "uv")
 
     def loss_fn(weak, strong, u, v):
-        return sop.sop_plus_loss(weak, strong, one_hot(g["labels"], dtype), u, v)
+        targets = one_hot(g["labels"], dtype)
+        return sop.sop_plus_loss(weak, strong, targets, u, v, variant="official")
 
     loss, (d_weak, d_strong, d_u, d_v) = jax.value_and_grad(loss_fn, argnums=(0, 1, 2, 3))(
         weak, strong, u, v
@@ -81,9 +83,7 @@ def test_sop_paper_routes_gradients_as_algorithm_1(golden, precision):
 
 
 def test_hand_computed_value():
-    """z = 0, K = 2, u = v = 0: q = (.5, .5), so CE = ln 2; argmax is class 0, so MSE is 0 for label
-    0 and 2 for 1.
-    """
+    """z = 0, K = 2, u = v = 0: CE is ln 2; argmax is class 0, so MSE is 0 for label 0, 2 for 1."""
     logits, u, v = jnp.zeros((2, 2)), jnp.zeros((2, 1)), jnp.zeros((2, 2))
     for variant in sop.VARIANTS:
         loss = sop.sop_loss(logits, jnp.eye(2), u, v, variant=variant)
@@ -91,13 +91,15 @@ def test_hand_computed_value():
 
 
 def test_growth_of_a_wrong_row_while_tiny():
-    """v_j and u_y of a confidently contradicted label grow by 1 + 4 lr / B a visit (methods.md,
-    2.4).
+    """v_j and u_y of a confidently contradicted label grow by 1 + 4 lr / B a visit.
+
+    The squared error at j and at y is 1, so its gradients in v_j and u_y are -4 v_j and -4 u_y.
     """
     logits, targets = jnp.array([[0.0, 30.0, 0.0]]), jnp.eye(3)[:1]
     u, v = jnp.full((1, 1), 1e-8), jnp.full((1, 3), 1e-8)
     d_u, d_v = jax.grad(
-        lambda u, v: sop.sop_loss(logits, targets, u, v, batch_size=128), argnums=(0, 1)
+        lambda u, v: sop.sop_loss(logits, targets, u, v, variant="official", batch_size=128),
+        argnums=(0, 1),
     )(u, v)
     np.testing.assert_allclose((u - 10 * d_u) / u, 1.3125, rtol=1e-5)
     np.testing.assert_allclose(((v - 10 * d_v) / v)[0, 1], 1.3125, rtol=1e-5)
@@ -113,9 +115,7 @@ def test_agreeing_row_does_not_move_v():
 
 
 def test_bounds_project_alive_and_clip_dead():
-    """Beyond the bound an 'official' entry has no gradient; 'paper' keeps one and `project` brings
-    it back to 1.
-    """
+    """Beyond the bound an 'official' entry has no gradient; 'paper' has one, and `project`."""
     logits, targets = jnp.array([[0.0, 5.0, 1.0]]), jnp.eye(3)[:1]
     u, v = jnp.full((1, 1), 1.5), jnp.full((1, 3), 1.5)
     gradient = {
@@ -131,6 +131,20 @@ def test_bounds_project_alive_and_clip_dead():
     projected = sop.project({"u": -u, "v": v})
     np.testing.assert_array_equal(projected["u"], -1)
     np.testing.assert_array_equal(projected["v"], 1)
+
+
+def test_an_entry_at_its_bound_has_its_whole_gradient():
+    """As just below it; `jnp.clip` in the place of `_clamp` would halve it at exactly 1."""
+    logits, targets = jnp.array([[5.0, 0.0, 1.0]]), jnp.eye(3)[:1]
+
+    def gradients(bound):
+        u, v = jnp.full((1, 1), bound), jnp.full((1, 3), bound)
+        loss = functools.partial(sop.sop_loss, logits, targets, variant="official")
+        return jax.grad(loss, argnums=(0, 1))(u, v)
+
+    at, below = gradients(1.0), gradients(1.0 - 1e-6)
+    assert np.abs(below[0]).min() > 0.1 and np.abs(below[1][0, 1:]).min() > 0.1
+    chex.assert_trees_all_close(at, below, rtol=1e-4)
 
 
 def test_float16_rows_are_widened():
@@ -180,9 +194,27 @@ def test_padding_changes_neither_value_nor_gradient(seed, pad):
         assert all(np.all(np.asarray(g[size:]) == 0) for g in grads)
 
 
-def test_noise_estimate_and_learning_rates():
-    rows = {"u": jnp.array([[1.0]]), "v": jnp.array([[0.0, 1.0, 0.0]])}
-    np.testing.assert_allclose(sop.noise_estimate(rows, jnp.array([0]), 3), [[1.0, -1.0, 0.0]])
+def test_noise_estimate_and_diagnostics():
+    rows = {"u": jnp.array([[1.0], [0.5]]), "v": jnp.array([[0.0, 1.0, 0.0], [0.5, -1.2, 0.1]])}
+    labels = jnp.array([0, 2])
+    np.testing.assert_allclose(
+        sop.noise_estimate(rows, labels, 3), [[1, -1, 0], [-0.25, -1, 0.25]], rtol=1e-6
+    )
+    found = sop.diagnostics(rows, labels)
+    np.testing.assert_allclose(found["u_squared"], [1, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(found["v_squared"], [1, 1.44], rtol=1e-6)
+
+
+def test_the_padded_table_is_refused_with_the_mend():
+    labels = jnp.zeros(240, jnp.int32)
+    stored = table.create(sop.init_rows(jax.random.key(0), 240, 3))
+    for function in (functools.partial(sop.noise_estimate, num_classes=3), sop.diagnostics):
+        with pytest.raises(UserError, match=r"256 entries for 240 labels.*table.gather"):
+            function(stored, labels)
+    assert sop.noise_estimate(table.gather(stored, jnp.arange(240)), labels, 3).shape == (240, 3)
+
+
+def test_published_learning_rates():
     assert sop.published_learning_rates(10, False, "paper") == (10.0, 10.0)
     assert sop.published_learning_rates(10, True, "paper") == (10.0, 100.0)
     assert sop.published_learning_rates(100, False, "official") == (1.0, 10.0)
@@ -190,31 +222,50 @@ def test_noise_estimate_and_learning_rates():
     assert sop.published_learning_rates(100, True, "official") == (0.1, 100.0)
 
 
+@pytest.mark.parametrize("name", ["sop", "sop_plus"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("variant", "new"),
+        ("v_dtype", "float16"),
+        ("learning_rate_v", 1e308),  # float32 would overflow in the first steps
+        ("learning_rate_u", -1.0),
+        ("mse_weight", float("nan")),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(name, field, value):
+    with pytest.raises(UserError, match=f"method.{field}="):
+        methods.find(name)(num_classes=10, **{field: value})
+
+
+def test_rates_not_given_are_the_published_ones_and_others_stay():
+    problem = Problem(100, noise_kind="pairflip")
+    method = methods.find("sop")(problem)
+    assert method.row_learning_rates == {"u": 1.0, "v": 100.0}
+    assert method.defaults(problem) == {"learning_rate_u": 1.0, "learning_rate_v": 100.0}
+    official = methods.find("sop_plus")(problem, variant="official", learning_rate_v=3)
+    assert official.row_learning_rates == {"u": 0.1, "v": 3.0}
+
+
 def grown(dtype, rate, num_rows=256, epochs=60):
-    """|v| [epochs, num_rows] on the predicted class of contradicted examples; the first starts from
-    1e-8 exactly.
+    """|v| [epochs, num_rows] on the predicted class of contradicted examples.
+
+    The first row starts from 1e-8 exactly.
     """
     targets = jnp.tile(jnp.eye(10)[0], (num_rows, 1))
     logits = jnp.tile(10 * jnp.eye(10)[1], (num_rows, 1))
-    rows, index = (
-        sop.init_rows(jax.random.key(0), num_rows, 10, v_dtype=dtype),
-        jnp.arange(num_rows),
-    )
+    rows = sop.init_rows(jax.random.key(0), num_rows, 10, v_dtype=dtype)
+    index = jnp.arange(num_rows)
     stored = table.create({**rows, "v": rows["v"].at[0].set(1e-8)})
 
     @jax.jit
     def epoch(stored):
+        def loss(rows):
+            return sop.sop_loss(logits, targets, rows["u"], rows["v"], batch_size=1)
+
         rows = table.gather(stored, index)
-        gradients = jax.grad(
-            lambda rows: sop.sop_loss(
-                logits, targets, rows["u"], rows["v"], variant="paper", batch_size=1
-            )
-        )(rows)
-        return table.scatter(
-            stored,
-            index,
-            sop.project(jax.tree.map(lambda x, g: x - rate / 128 * g, rows, gradients)),
-        )
+        moved = jax.tree.map(lambda x, g: x - rate / 128 * g, rows, jax.grad(loss)(rows))
+        return table.scatter(stored, index, sop.project(moved))
 
     history = []
     for _ in range(epochs):
@@ -224,9 +275,7 @@ def grown(dtype, rate, num_rows=256, epochs=60):
 
 
 def test_a_bfloat16_v_grows_as_a_float32_one():
-    """Rounded once an epoch: within 1 % from 1e-8 at the rate of digits_sop; no start is a quarter
-    of an epoch off.
-    """
+    """Rounded once an epoch: within 1 % from 1e-8 at rate 20; no start is 1/4 epoch off."""
     wide, narrow = grown("float32", 20.0), grown("bfloat16", 20.0)
     np.testing.assert_allclose(narrow[:, 0], wide[:, 0], rtol=0.01)
     np.testing.assert_array_equal(narrow[-1], 1)

@@ -11,12 +11,24 @@ import numpy as np
 import pytest
 from conftest import assert_match
 
-from sop_jax import mesh as meshes
-from sop_jax import methods, models, optimizer, table
-from sop_jax import step as steps
+from sop_jax import methods, table
 from sop_jax.data import pipeline
 from sop_jax.data.augment import Augment
+from sop_jax.mesh import by_batch, make_mesh, put, replicated
 from sop_jax.methods.base import Batch
+from sop_jax.models import api
+from sop_jax.optimizer import REFERENCE_BATCH_SIZE, make_optimizer, sgd
+from sop_jax.programs import compile_init, compile_steps, repeated, step_from_plan
+from sop_jax.state import (
+    Resident,
+    TrainState,
+    epoch_sums,
+    init_state,
+    init_tracker,
+    state_shardings,
+    track,
+)
+from sop_jax.step import make_step
 
 AUGMENT = Augment(1, False, "weak", 2, (0.3,), (0.4,))
 # without rows, with rows, with two views; the rest run the program of one of these
@@ -30,6 +42,11 @@ def linear(params, model_state, images, train):
     return images.reshape(images.shape[0], -1) @ params["W"], model_state
 
 
+def model_of(apply):
+    """A network that only ever computes logits."""
+    return api.Model(init=None, apply=apply, features=None, classifier=None)
+
+
 @pytest.mark.parametrize("size", ["tiny", "mid"])
 def test_published_trajectory(golden, precision, size):
     """200 steps of the authors' code, run through our table, optimiser and step."""
@@ -37,25 +54,26 @@ def test_published_trajectory(golden, precision, size):
     g = golden(f"sop_traj_{size}")
     batch_size = g["order"].shape[1]
     # the golden rates are raw, ours are meant at B = 128
-    raw = optimizer.REFERENCE_BATCH_SIZE / batch_size
+    raw = REFERENCE_BATCH_SIZE / batch_size
     rates = {"learning_rate_u": float(g["lr_u"]) * raw, "learning_rate_v": float(g["lr_v"]) * raw}
     method = methods.find("sop")(num_classes=10, variant="official", **rates)
-    network = optimizer.sgd(float(g["lr"]), float(g["momentum"]), float(g["weight_decay"]))
-    optimiser = optimizer.make_optimizer(network, method.row_learning_rates, batch_size)
-    step = jax.jit(steps.make_step(method, linear, optimiser, steps_per_epoch=4))
+    network = sgd(float(g["lr"]), float(g["momentum"]), float(g["weight_decay"]))
+    optimiser = make_optimizer(network, method.row_learning_rates, batch_size)
+    step = jax.jit(make_step(method, model_of(linear), optimiser, steps_per_epoch=4))
 
     params = ({"W": jnp.zeros((20, 10), dtype)},)
     rows = {k: jnp.asarray(g[k][0], dtype) for k in "uv"}
-    state = steps.TrainState(
+    state = TrainState(
         jnp.int32(0),
         params,
         ((),),
         optimiser.init({"network": params, "rows": rows}),
         table.create(rows),
-        table.create(steps.init_tracker(64, 10)),
+        table.create(init_tracker(64, 10)),
         (),
-        steps.epoch_sums(),
+        epoch_sums(),
         jax.random.key(0),
+        (),
     )
     snapshots, losses = {0: state}, []
     for i, order in enumerate(g["order"]):
@@ -104,7 +122,7 @@ def run(
     if name.startswith("sop"):
         options |= {"learning_rate_u": 40.0, "learning_rate_v": 40.0, "init_std": 0.1}
     method = methods.find(name)(num_classes=num_classes, **options)
-    model = models.api.find("small_resnet", num_classes, width=width)
+    model = api.find("small_resnet", num_classes, width=width)
     apply = model.apply
     if frozen:
 
@@ -112,26 +130,24 @@ def run(
             return model.apply(params, model_state, images, False)[0], model_state
 
     per_epoch = pipeline.steps_per_epoch(len(labels), batch_size)
-    network = optimizer.sgd(0.0 if frozen else learning_rate, 0.9, 5e-4)
-    optimiser = optimizer.make_optimizer(network, method.row_learning_rates, batch_size)
+    network = sgd(0.0 if frozen else learning_rate, 0.9, 5e-4)
+    optimiser = make_optimizer(network, method.row_learning_rates, batch_size)
 
     def init(key, labels):
-        return steps.init_state(
-            key, method, model, optimiser, images.shape[1:], labels, num_classes
-        )
+        return init_state(key, method, model, optimiser, images.shape[1:], labels, num_classes)
 
-    shardings = steps.state_shardings(jax.eval_shape(init, jax.random.key(0), labels), mesh)
-    state = steps.compile_init(init, shardings)(jax.random.key(0), jnp.asarray(labels))
-    step = steps.make_step(method, apply, optimiser, per_epoch)
-    one = steps.step_from_plan(step, AUGMENT, method.num_views, per_epoch)
-    run_steps = steps.compile_steps(steps.repeated(one), shardings, mesh)
-    copied, split = meshes.replicated(mesh), meshes.columns(mesh)
-    resident = steps.Resident(meshes.put(images, copied), meshes.put(labels, copied))
+    shardings = state_shardings(jax.eval_shape(init, jax.random.key(0), labels), mesh)
+    state = compile_init(init, shardings)(jax.random.key(0), jnp.asarray(labels))
+    step = make_step(method, model_of(apply), optimiser, per_epoch)
+    one = step_from_plan(step, AUGMENT, method.views, per_epoch)
+    run_steps = compile_steps(repeated(one), shardings, mesh)
+    copied, split = replicated(mesh), by_batch(mesh)
+    resident = Resident(put(images, copied), put(labels, copied))
     rows, losses, example, index = np.arange(len(labels), dtype=np.int32), [], None, None
     for epoch in range(epochs):
         plan = pipeline.epoch_plan(rows, batch_size, 0, epoch, table.padded(len(labels)))
         for first in range(0, per_epoch, chunk):
-            example, index = (meshes.put(p[first : first + chunk], split) for p in plan)
+            example, index = (put(p[first : first + chunk], split) for p in plan)
             state, loss = run_steps(state, resident, example, index)
             losses.append(np.asarray(loss))
             if len(losses) == limit:
@@ -145,7 +161,7 @@ def test_an_epoch_of_row_updates_does_not_depend_on_the_batch_size(name):
     included.
     """
     data = make_digits_like(num_rows=300)
-    mesh = meshes.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     tables = [
         run(mesh, size, 1, name=name, frozen=True, images_labels=data)[0].table
         for size in (64, 128, 256)
@@ -162,8 +178,8 @@ def test_one_and_eight_devices_agree(name):
     """Batch 24 on 150 rows: the seventh batch is padded. Losses equal to 1e-5 relative in
     float32.
     """
-    one, losses_one, _ = run(meshes.make_mesh(jax.devices()[:1]), 24, 2, name=name)
-    eight, losses_eight, _ = run(meshes.make_mesh(), 24, 2, name=name)
+    one, losses_one, _ = run(make_mesh(jax.devices()[:1]), 24, 2, name=name)
+    eight, losses_eight, _ = run(make_mesh(), 24, 2, name=name)
     np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
     for leaf in jax.tree.leaves((eight.table, eight.tracker)):
         assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {leaf.shape[0] // 8}
@@ -180,7 +196,7 @@ def test_twenty_steps_on_digits_agree_on_one_and_eight_devices(name):
     train = sources.digits().train
     data = train.images, train.labels
     _, one, _ = run(
-        meshes.make_mesh(jax.devices()[:1]),
+        make_mesh(jax.devices()[:1]),
         96,
         2,
         name=name,
@@ -188,7 +204,7 @@ def test_twenty_steps_on_digits_agree_on_one_and_eight_devices(name):
         limit=20,
         width=16,
     )
-    _, eight, _ = run(meshes.make_mesh(), 96, 2, name=name, images_labels=data, limit=20, width=16)
+    _, eight, _ = run(make_mesh(), 96, 2, name=name, images_labels=data, limit=20, width=16)
     assert len(one) == len(eight) == 20
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
@@ -197,7 +213,7 @@ def test_no_collective_of_the_tables_size():
     """A gather of B rows moves indices and B rows; a collective with N rows would mean that the
     table travels.
     """
-    state, _, (run_steps, *arguments) = run(meshes.make_mesh(), 24, 1)
+    state, _, (run_steps, *arguments) = run(make_mesh(), 24, 1)
     text = run_steps.lower(state, *arguments).compile().as_text()
     collectives = [
         line
@@ -215,7 +231,7 @@ def test_no_collective_of_the_tables_size():
 
 
 def test_the_table_is_updated_in_place():
-    state, _, (run_steps, *arguments) = run(meshes.make_mesh(), 24, 1)
+    state, _, (run_steps, *arguments) = run(make_mesh(), 24, 1)
     memory = run_steps.lower(state, *arguments).compile().memory_analysis()
     table_bytes = sum(x.nbytes for x in jax.tree.leaves((state.table, state.tracker))) // 8
     assert memory.alias_size_in_bytes >= table_bytes
@@ -225,7 +241,7 @@ def test_the_table_is_updated_in_place():
 
 def test_scanned_steps_equal_single_ones():
     """Several steps in one dispatch do what the same steps do one by one."""
-    mesh = meshes.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     single, losses_single, _ = run(mesh, 64, 1)
     scanned, losses_scanned, _ = run(mesh, 64, 1, chunk=3)
     np.testing.assert_allclose(losses_scanned, losses_single, rtol=1e-5)
@@ -237,7 +253,7 @@ def test_padding_is_masked_everywhere():
     """Padded entries change no row, no sum and no tracker; the epoch's sums count every row
     once.
     """
-    state, _, _ = run(meshes.make_mesh(jax.devices()[:1]), 64, 1)
+    state, _, _ = run(make_mesh(jax.devices()[:1]), 64, 1)
     assert int(state.sums.rows) == 150
     assert int(state.sums.steps) == 3
     for leaf in jax.tree.leaves((state.table, state.tracker)):
@@ -246,10 +262,10 @@ def test_padding_is_masked_everywhere():
 
 def test_tracker_means():
     """Margin: mean over epochs. Probabilities: mean over the epochs from the window's start."""
-    rows = steps.init_tracker(1, 2)
+    rows = init_tracker(1, 2)
     logits = [jnp.array([[1.0, 3.0]]), jnp.array([[2.0, 1.0]]), jnp.array([[0.0, 0.5]])]
     for epoch, z in enumerate(logits):
-        rows = steps.track(rows, z, jnp.array([0]), jnp.int32(epoch), window_start=1)
+        rows = track(rows, z, jnp.array([0]), jnp.int32(epoch), window_start=1)
     np.testing.assert_allclose(rows["margin"], [[(-2 + 1 - 0.5) / 3]], rtol=1e-6)
     np.testing.assert_allclose(
         rows["probs"], (jax.nn.softmax(logits[1]) + jax.nn.softmax(logits[2])) / 2, rtol=1e-6
@@ -259,19 +275,17 @@ def test_tracker_means():
 
 def test_a_tracker_without_predictions_is_the_same_but_for_them():
     logits, labels = jax.random.normal(jax.random.key(0), (5, 3)), jnp.array([0, 1, 2, 0, 1])
-    full, short = steps.init_tracker(5, 3), steps.init_tracker(5, 3, track_predictions=False)
+    full, short = init_tracker(5, 3), init_tracker(5, 3, track_predictions=False)
     assert sum(leaf.nbytes for leaf in short.values()) == 5 * 8
     for epoch in range(2):
-        full, short = (
-            steps.track(rows, logits, labels, jnp.int32(epoch), 0) for rows in (full, short)
-        )
+        full, short = (track(rows, logits, labels, jnp.int32(epoch), 0) for rows in (full, short))
     assert short.keys() == full.keys() - {"probs"}
     chex.assert_trees_all_equal(short, {name: full[name] for name in short})
 
 
 def test_one_trace():
     chex.clear_trace_counter()
-    mesh = meshes.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     images, labels = make_digits_like(64)
     calls = []
 
@@ -280,26 +294,27 @@ def test_one_trace():
         return linear(params, model_state, images, train)
 
     method = methods.find("ce")(num_classes=4)
-    optimiser = optimizer.make_optimizer(optimizer.sgd(0.1, 0.9, 0.0), {}, 32)
+    optimiser = make_optimizer(sgd(0.1, 0.9, 0.0), {}, 32)
     params = ({"W": jnp.zeros((64, 4))},)
-    state = steps.TrainState(
+    state = TrainState(
         jnp.int32(0),
         params,
         ((),),
         optimiser.init({"network": params, "rows": {}}),
         {},
-        table.create(steps.init_tracker(64, 4)),
+        table.create(init_tracker(64, 4)),
         (),
-        steps.epoch_sums(),
+        epoch_sums(),
         jax.random.key(0),
+        (),
     )
-    shardings = steps.state_shardings(state, mesh)
+    shardings = state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
-    step = steps.make_step(method, counted, optimiser, 2)
-    run_steps = steps.compile_steps(
-        steps.repeated(steps.step_from_plan(step, AUGMENT, 1, 2)), shardings, mesh
+    step = make_step(method, model_of(counted), optimiser, 2)
+    run_steps = compile_steps(
+        repeated(step_from_plan(step, AUGMENT, ("weak",), 2)), shardings, mesh
     )
-    resident = steps.Resident(jnp.asarray(images), jnp.asarray(labels))
+    resident = Resident(jnp.asarray(images), jnp.asarray(labels))
     for epoch in range(3):
         example, index = pipeline.epoch_plan(np.arange(64, dtype=np.int32), 32, 0, epoch, 256)
         for i in range(2):

@@ -32,8 +32,6 @@ def get_config():
     config.augment.flip = False
     # with silu NC1 fell 2.5-fold where it fell 21-fold (rate .2, decay 5e-4)
     config.model.activation = "relu"
-    config.method.learning_rate_u = 20.0  # as in digits_sop.py
-    config.method.learning_rate_v = 20.0
     config.optimizer.learning_rate = 0.1
     config.optimizer.final_learning_rate = 1e-3
     config.optimizer.weight_decay = 5e-3

@@ -1,32 +1,37 @@
-"""From arrays in memory, as people hold them, to a `Dataset`: images of several kinds, labels of
-any hashable kind.
+"""From arrays in memory, as people hold them, to a `Dataset`.
+
+Images may be of several kinds, labels of any hashable kind.
 """
 
 import contextlib
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from sop_jax.data import noise
+from sop_jax.data.checks import check_image_shape
 from sop_jax.data.dataset import Dataset, statistics
-from sop_jax.data.sources import Split
+from sop_jax.data.noise import report
+from sop_jax.data.raw import Split
 from sop_jax.errors import UserError
 
 
-def as_images(images) -> np.ndarray:
-    """uint8 [N, H, W, C], N > 0, from [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded
-    to 256 levels).
+def as_images(images: ArrayLike) -> np.ndarray:
+    """uint8 [N, H, W, C], N > 0, C 1 or 3, from [N, H, W] or [N, H, W, C].
+
+    They are uint8, or float in [0, 1], which are rounded to 256 levels.
 
     Raises:
-      UserError: another shape or type, or floats outside [0, 1], NaN included.
+        UserError: another shape or type, or floats outside [0, 1], NaN included.
     """
     images = np.asarray(images)
-    if images.ndim not in (3, 4) or images.size == 0:
+    if images.ndim not in (3, 4) or len(images) == 0:
         raise UserError(
             f"images has shape {images.shape}; it must be [N, H, W] or [N, H, W, C] and not empty"
         )
     if images.ndim == 3:
         images = images[..., None]
+    check_image_shape(images.shape[1:], "images")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):
@@ -48,7 +53,7 @@ def as_labels(labels: Iterable) -> np.ndarray:
     """[N]; labels that NumPy would split or convert (tuples, mixed kinds) are kept as objects.
 
     Raises:
-      UserError: not one hashable label an image, or a missing one (None, NaN).
+        UserError: not one hashable label an image, or a missing one (None, NaN).
     """
     if not hasattr(labels, "__array__"):
         values = list(labels)
@@ -74,14 +79,15 @@ def as_labels(labels: Iterable) -> np.ndarray:
 
 
 def find_classes(labels: np.ndarray) -> np.ndarray:
-    """The distinct labels [K], sorted where they can be, else in order of appearance; of the
-    labels' type.
+    """The distinct labels [K], of the labels' type: sorted where they can be, else as they appear.
+
+    Raises:
+        UserError: fewer than 2 of them.
     """
     found = list(dict.fromkeys(labels.tolist()))
     if len(found) < 2:
-        raise UserError(
-            f"labels holds {len(found)} class{f' ({found[0]!r})' if found else 'es'}; it takes at least 2"
-        )
+        classes = f"1 class ({found[0]!r:.80})" if found else "0 classes"
+        raise UserError(f"labels holds {classes}; it takes at least 2")
     with contextlib.suppress(TypeError):
         found = sorted(found)
     return np.fromiter(found, object, len(found)).astype(labels.dtype)
@@ -93,17 +99,24 @@ def encode(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.array([position.get(label, -1) for label in labels.tolist()], np.int32)
 
 
-def make_dataset(images: np.ndarray, given: np.ndarray, classes: np.ndarray) -> Dataset:
-    """All rows are trained on; the truth is unknown and there is no test set."""
-    n, (mean, std) = len(images), statistics(images)
+def make_dataset(images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Dataset:
+    """A data set whose rows are all trained on; the truth is unknown and there is no test set.
+
+    Args:
+        images: uint8 [N, H, W, C], N > 0.
+        labels: the given labels, int32 [N] in [0, K).
+        classes: [K], as from `find_classes`.
+    """
+    n = len(images)
+    mean, std = statistics(images)
     return Dataset(
         name="arrays",
-        train=Split(images, given, np.arange(n)),
-        test=Split(images[:0], given[:0], np.arange(0)),
+        train=Split(images, labels, np.arange(n)),
+        test=Split(images[:0], labels[:0], np.arange(0)),
         train_rows=np.arange(n, dtype=np.int32),
         validation_rows=np.arange(0, dtype=np.int32),
         class_names=tuple(map(str, classes.tolist())),
         mean=np.asarray(mean, np.float32),
         std=np.asarray(std, np.float32),
-        noise=noise.report("none", None, given, None, len(classes)),
+        noise=report("none", None, labels, None, len(classes)),
     )

@@ -1,20 +1,19 @@
-"""Human label sets (CIFAR-10N, CIFAR-100N; Wei et al., ICLR 2022) from `.npz` and from the
-published `.pt` files.
+"""Human label sets (CIFAR-10N, CIFAR-100N; Wei et al., ICLR 2022), from `.npz` and published `.pt`.
 
 A `.pt` file is a zip that holds a pickle, and a pickle can run any program. It is read here without
 torch by an unpickler that knows four names and answers them with harmless stand-ins of its own:
 even a pickle that abuses those names reaches neither numpy nor anything else.
 """
 
-import os
 import pickle
 import re
 import zipfile
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from sop_jax.data.noise import check_labels
-from sop_jax.data.sources import load_npz
+from sop_jax.data.checks import check_labels
+from sop_jax.data.user_files import check_regular, load_npz
 from sop_jax.errors import UserError
 
 _ALIASES = {
@@ -26,9 +25,10 @@ _ALIASES = {
     "noisy": ("noisy_label", "noise_label"),
     "clean": ("clean_label",),
 }
-# the set that papers call CIFAR-10N 'worst', CIFAR-100N
+# The sets that papers use: CIFAR-10N 'worst', and the one of CIFAR-100N.
 _DEFAULTS = ("worse_label", "noisy_label", "noise_label")
-_MAX_PICKLE_BYTES = 256 * 2**20  # the published files have 2.4 MB; a zip bomb stops here
+# The published files have 2.4 MB. A hostile pickle of this size takes seconds, of 250 MB for ever.
+_MAX_PICKLE_BYTES = 8 * 2**20
 
 
 def read_label_sets(path: str) -> dict[str, np.ndarray]:
@@ -46,11 +46,10 @@ def read_label_sets(path: str) -> dict[str, np.ndarray]:
     """
     if path.endswith("_ordered.npy"):
         raise UserError(
-            f"{path}: the *_ordered.npy files are refused: their rows are in the old TensorFlow order, not in the "
-            "data set's own, and they are pickles; use the published .pt file"
+            f"{path}: the *_ordered.npy files are refused: their rows are in the old TensorFlow "
+            "order, not in the data set's own, and they are pickles; use the published .pt file"
         )
-    if not os.path.isfile(path):
-        raise UserError(f"data.labels: {path}: no such file")
+    check_regular(path, "data.labels")
     if path.endswith(".npz"):
         return {key: _label_set(array, path, key) for key, array in load_npz(path).items()}
     if path.endswith(".pt"):
@@ -58,9 +57,11 @@ def read_label_sets(path: str) -> dict[str, np.ndarray]:
     raise UserError(f"data.labels: {path}: human labels are read from .npz or .pt files")
 
 
-def select(label_sets, name: str | None, where: str) -> str:
-    """The key that `name` (a key, an alias, or None for the usual set) means in these label
-    sets.
+def select(label_sets: Iterable[str], name: str | None, where: str) -> str:
+    """The key among these that `name` means: a key, an alias, or None for the usual set.
+
+    Raises:
+        UserError: no such key; `where` names the file or set.
     """
     candidates = _DEFAULTS if name is None else (name, *_ALIASES.get(name, ()))
     for key in candidates:
@@ -79,15 +80,20 @@ def select(label_sets, name: str | None, where: str) -> str:
 
 
 def human_labels(
-    label_sets, name: str | None, clean, ids, num_classes: int, where: str
+    label_sets: Mapping[str, np.ndarray],
+    name: str | None,
+    true_labels: np.ndarray,
+    ids: np.ndarray,
+    num_classes: int,
+    where: str,
 ) -> np.ndarray:
     """Picks one label set and checks that its rows are the data set's.
 
     Args:
         label_sets: name -> integers [N].
         name: key or alias, see `select`.
-        clean: the data set's clean labels, integers [N], against which the sets' own clean_label is
-          held.
+        true_labels: those of the data set, integers [N], against which the file's own clean_label
+            is held.
         ids: ids of the rows [N], for messages.
         num_classes: K.
         where: file or set, for messages.
@@ -100,32 +106,33 @@ def human_labels(
     """
     key = select(label_sets, name, where)
     for checked in dict.fromkeys((key, "clean_label")):
-        if checked in label_sets and len(label_sets[checked]) != len(clean):
+        if checked in label_sets and len(label_sets[checked]) != len(true_labels):
             raise UserError(
-                f"{where}, {checked}: {len(label_sets[checked])} labels for {len(clean)} training rows"
+                f"{where}, {checked}: {len(label_sets[checked])} labels for {len(true_labels)} "
+                "training rows"
             )
     if "clean_label" in label_sets:
-        differs = np.flatnonzero(np.asarray(label_sets["clean_label"]) != clean)
+        differs = np.flatnonzero(np.asarray(label_sets["clean_label"]) != true_labels)
         if len(differs):
             raise UserError(
-                f"{where}: clean_label disagrees with the data set's labels on {len(differs) / len(clean):.1%} of the "
-                f"rows, first at row id {ids[differs[0]]}: the file is in another order (the *_ordered files of "
-                "CIFAR-N follow the old TensorFlow/TFDS order) or belongs to another set; use the published .pt"
+                f"{where}: clean_label disagrees with the data set's labels on "
+                f"{len(differs) / len(true_labels):.1%} of the rows, first at row id "
+                f"{ids[differs[0]]}: the file is in another order (the *_ordered files of CIFAR-N "
+                "follow the old TensorFlow/TFDS order) or belongs to another set; use the "
+                "published .pt"
             )
     return check_labels(label_sets[key], num_classes, f"{where}, {key}", ids)
 
 
-def _label_set(values, path: str, key) -> np.ndarray:
+def _label_set(values: object, path: str, key: str) -> np.ndarray:
     """One entry of a file as int32 [N]."""
     where = f"{path}, {key!r}"
     if type(values) is list and all(type(v) is int and abs(v) < 2**31 for v in values):
         values = np.array(values, np.int64)
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
-        got = (
-            f"{values.dtype} {list(values.shape)}"
-            if isinstance(values, np.ndarray)
-            else type(values).__name__
-        )
+        got = type(values).__name__
+        if isinstance(values, np.ndarray):
+            got = f"{values.dtype} {list(values.shape)}"
         raise UserError(f"{where}: expected whole numbers of shape [N], got {got}")
     if values.size and (values.min() < -(2**31) or values.max() >= 2**31):
         raise UserError(f"{where}: holds numbers too large for labels")
@@ -142,7 +149,8 @@ def _read_pt(path: str) -> dict[str, np.ndarray]:
                 )
             if members[0].file_size > _MAX_PICKLE_BYTES:
                 raise UserError(
-                    f"{members[0].filename} has {members[0].file_size} bytes, too many for labels"
+                    f"{members[0].filename} has {members[0].file_size:,} bytes, too many for "
+                    f"labels (at most {_MAX_PICKLE_BYTES:,}); save the labels as .npz"
                 )
             with archive.open(members[0]) as stream:
                 content = _LabelUnpickler(stream).load()
@@ -165,7 +173,8 @@ class _Dtype:
     def __init__(self, code, *_):
         if not (type(code) is str and re.fullmatch("[iu][1248]", code)):
             raise UserError(
-                f"holds an array of dtype {str(code)[:20]!r} (objects, or no whole numbers): refused"
+                f"holds an array of dtype {str(code)[:20]!r} (objects, or no whole numbers): "
+                "refused"
             )
         self.code, self.byteorder = code, "="
 
@@ -214,14 +223,14 @@ class _LabelUnpickler(pickle._Unpickler):
     """Unpickles with the stand-ins alone.
 
     The Python implementation, since the C one sizes its memo by numbers in the file: a few bytes
-      can ask for 32 GB.
+    can ask for 32 GB.
     """
 
     def find_class(self, module, name):
         if (module, name) not in _STAND_INS:
             raise UserError(
-                f"its pickle asks for {module}.{name}, which a label file has no use for: refused, and nothing was "
-                "run; get the file from its publisher, or save the labels as .npz"
+                f"its pickle asks for {module}.{name}, which a label file has no use for: refused, "
+                "and nothing was run; get the file from its publisher, or save the labels as .npz"
             )
         return _STAND_INS[module, name]
 

@@ -79,7 +79,8 @@ def apply(op: Op, image: jax.Array) -> jax.Array:
     chex.assert_type(image, jnp.uint8)
     if image.shape[-1] not in (1, 3):
         raise UserError(
-            f"AutoAugment knows images of 1 or 3 channels, got {image.shape[-1]}: set augment.strong=weak"
+            f"AutoAugment knows images of 1 or 3 channels, got {image.shape[-1]}: set "
+            "augment.strong=weak"
         )
     image = _warp(op.warp, image)
     image = _table(op, image)[jnp.arange(image.shape[-1]), image]

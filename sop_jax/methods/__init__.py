@@ -6,29 +6,16 @@
 
 import functools
 import importlib
-import inspect
 import pkgutil
-import re
-import textwrap
-import types
-import typing
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from sop_jax.errors import UserError, suggestion
+from sop_jax.fields import Field, of_function, refuse
 from sop_jax.methods.base import Method as Method
 from sop_jax.methods.base import Problem as Problem
-
-
-class Field(NamedTuple):
-    """One hyper-parameter of a method."""
-
-    name: str
-    type: type  # int, float, bool or str
-    default: Any  # None: the method's published value for the data and noise
-    meaning: str  # one line
 
 
 def names() -> list[str]:
@@ -48,27 +35,7 @@ def _make(name: str) -> Callable[..., Method]:
 
 def fields(name: str) -> dict[str, Field]:
     """The hyper-parameters of a method, by name. Raises UserError for an unknown method."""
-    make = _make(name)
-    types_of = typing.get_type_hints(make)
-    meanings = _meanings(inspect.getdoc(make) or "")
-    found = {}
-    for parameter in list(inspect.signature(make).parameters.values())[1:]:
-        own = types_of[parameter.name]
-        if isinstance(own, types.UnionType):  # float | None
-            own = next(part for part in typing.get_args(own) if part is not type(None))
-        meaning = meanings.get(parameter.name, "")
-        found[parameter.name] = Field(parameter.name, own, parameter.default, meaning)
-    return found
-
-
-def _meanings(doc: str) -> dict[str, str]:
-    """{argument: its text in one line} of the `Args:` section of a docstring."""
-    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", doc, re.MULTILINE)
-    if section is None:
-        return {}
-    text = textwrap.dedent(section[1])  # an argument starts its line, what continues it does not
-    entries = re.findall(r"^(\w+):((?:.*\n?)(?:[ \t]+.*\n?)*)", text, re.MULTILINE)
-    return {name: " ".join(meaning.split()) for name, meaning in entries}
+    return of_function(_make(name))
 
 
 def find(name: str) -> Callable[..., Method]:
@@ -76,6 +43,7 @@ def find(name: str) -> Callable[..., Method]:
 
     `find("sop")(num_classes=10, ...)` builds the problem too. Raises UserError for an unknown name.
     """
+    _make(name)
     return functools.partial(_build, name)
 
 
@@ -84,30 +52,14 @@ def _build(name: str, problem: Problem | None = None, **values: Any) -> Method:
         of_problem = [field for field in Problem._fields if field in values]
         problem = Problem(**{field: values.pop(field) for field in of_problem})
     known = fields(name)
-    for field, value in values.items():
+    for field in values:
         if field not in known:
-            owns = ", ".join(known) or "none"
-            raise UserError(
-                f"method.{field} is no field of method {name!r}{suggestion(field, list(known))}; "
-                f"it has {owns}"
-            )
-        _check_type(known[field], value)
-    return _make(name)(problem, **values)
+            owners = {other: fields(other) for other in names()}
+            refuse(f"method.{field}", f"method {name!r}", known, owners)
+    checked = {field: known[field].checked(f"method.{field}", values[field]) for field in values}
+    return _make(name)(problem, **checked)
 
 
 def from_config(config: ConfigDict, problem: Problem) -> Method:
-    """The method that `config.method` describes."""
-    known = fields(config.name)
-    return find(config.name)(problem, **{name: config[name] for name in known if name in config})
-
-
-def _check_type(field: Field, value: Any) -> None:
-    """Raises UserError unless the value is of the field's type: an int passes for a float."""
-    if value is None and field.default is None:
-        return
-    allowed = (int, float) if field.type is float else field.type
-    if not isinstance(value, allowed) or isinstance(value, bool) != (field.type is bool):
-        raise UserError(
-            f"method.{field.name}={value!r} is not allowed: it must be of type "
-            f"{field.type.__name__}"
-        )
+    """The method that a complete `config.method` describes."""
+    return find(config.name)(problem, **{name: config[name] for name in fields(config.name)})

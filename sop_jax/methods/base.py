@@ -7,7 +7,7 @@ example: [B, ...] in a batch, [n, ...] at an epoch's end.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,10 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sop_jax.config import require
-from sop_jax.errors import UserError, suggestion
-
-LARGEST = 1e6  # of rates and weights: far above any published one, far below float32's overflow
+from sop_jax.errors import UserError
+from sop_jax.general import ASYMMETRIC_KINDS
 
 Rows = dict[str, jax.Array]
 
@@ -32,6 +30,11 @@ class Problem(NamedTuple):
     noise_rate: float | None = None  # nominal share of redrawn labels; None where nobody knows it
     steps_per_epoch: int = 1
     epochs: int = 1
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether a label's wrong value depends on its class."""
+        return self.noise_kind in ASYMMETRIC_KINDS
 
 
 class Batch(NamedTuple):
@@ -274,18 +277,6 @@ def of_example_loss(example_loss: ExampleLoss) -> Method:
         return batch_mean(example_loss(logits, batch.label), batch.weight), LossOut(logits)
 
     return Method(loss=loss)
-
-
-def check_range(field: str, value: float, low: float, high: float = LARGEST) -> None:
-    """Raises UserError naming the method's field unless low <= value <= high (so not for NaN)."""
-    wanted = f"it must lie in [{low:g}, {high:g}]"
-    require(low <= value <= high, f"method.{field}", value, wanted)
-
-
-def check_choice(field: str, value: str, choices: Sequence[str]) -> None:
-    """Raises UserError naming the method's field unless the value is one of the choices."""
-    wanted = f"choose from {', '.join(choices)}{suggestion(str(value), choices)}"
-    require(value in choices, f"method.{field}", value, wanted)
 
 
 def check_one_row_each(rows: Rows, labels: jax.Array) -> None:

@@ -6,14 +6,15 @@ are moved by weight decay (and momentum) alone.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from sop_jax.fields import Bounds
 from sop_jax.methods import ce
-from sop_jax.methods.base import Method, Problem, check_range
+from sop_jax.methods.base import Method, Problem
 
 UNKNOWN_RATE = 0.2  # where nobody knows the noise rate
 
@@ -53,14 +54,13 @@ def defaults(problem: Problem) -> dict[str, Any]:
     return {"noise_rate": UNKNOWN_RATE if problem.noise_rate is None else problem.noise_rate}
 
 
-def make(problem: Problem, *, noise_rate: float | None = None) -> Method:
+def make(problem: Problem, *, noise_rate: Annotated[float | None, Bounds(0, 1)] = None) -> Method:
     """Cross-entropy on the weak view, with critical gradients before the configured optimiser.
 
     Args:
       noise_rate: tau, share of the weights held back; unset: the noise's rate, 0.2 if unknown
     """
     noise_rate = defaults(problem)["noise_rate"] if noise_rate is None else noise_rate
-    check_range("noise_rate", noise_rate, 0, 0.999)
 
     def network_transform(transform, steps_per_epoch):
         return optax.chain(critical_gradients(noise_rate), transform)

@@ -5,11 +5,14 @@ small loss speaks for a right label; the networks are exchanged so that one's mi
 back to itself.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from sop_jax.methods.base import LossOut, Method, Problem, check_range
+from sop_jax.fields import COUNT, Bounds
+from sop_jax.methods.base import LossOut, Method, Problem
 
 UNKNOWN_RATE = 0.2  # forget rate where nobody knows the noise rate
 
@@ -41,7 +44,12 @@ def mean_of(losses: jax.Array, chosen: jax.Array) -> jax.Array:
     return jnp.sum(chosen * losses) / jnp.maximum(jnp.sum(chosen), 1.0)
 
 
-def make(problem: Problem, *, forget_rate: float | None = None, gradual_epochs: int = 10) -> Method:
+def make(
+    problem: Problem,
+    *,
+    forget_rate: Annotated[float | None, Bounds(0, 1)] = None,
+    gradual_epochs: Annotated[int, COUNT] = 10,
+) -> Method:
     """Two networks on the same weak views, which step together.
 
     Args:
@@ -54,8 +62,6 @@ def make(problem: Problem, *, forget_rate: float | None = None, gradual_epochs: 
         return {"forget_rate": problem.noise_rate if known else UNKNOWN_RATE}
 
     forget_rate = defaults(problem)["forget_rate"] if forget_rate is None else forget_rate
-    check_range("forget_rate", forget_rate, 0, 1)
-    check_range("gradual_epochs", gradual_epochs, 1)
 
     def loss(forward, batch, rows, shared, clock, key):
         forget = forget_share(clock.epoch, forget_rate, gradual_epochs)

@@ -5,13 +5,13 @@ moving average of its early predictions of every example and pulls later ones to
 cancels the gradient of a wrong label.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sop_jax.config import ASYMMETRIC_KINDS
+from sop_jax.fields import SIZE, Bounds
 from sop_jax.methods.base import (
     LossOut,
     Method,
@@ -19,7 +19,6 @@ from sop_jax.methods.base import (
     Rows,
     batch_mean,
     check_one_row_each,
-    check_range,
 )
 
 EPS = 1e-4  # predictions are clipped to [EPS, 1 - EPS] (published code)
@@ -87,12 +86,17 @@ def published(problem: Problem) -> dict[str, Any]:
     """beta and lambda of the published code, of CIFAR-10 below 100 classes and of CIFAR-100."""
     if problem.num_classes >= 100:
         return {"momentum": 0.9, "weight": 7.0}
-    if problem.noise_kind in ASYMMETRIC_KINDS:
+    if problem.asymmetric:
         return {"momentum": 0.9, "weight": 1.0}
     return {"momentum": 0.7, "weight": 3.0}
 
 
-def make(problem: Problem, *, momentum: float | None = None, weight: float | None = None) -> Method:
+def make(
+    problem: Problem,
+    *,
+    momentum: Annotated[float | None, Bounds(0, 1)] = None,
+    weight: Annotated[float | None, SIZE] = None,
+) -> Method:
     """ELR on the weak view.
 
     Args:
@@ -101,8 +105,6 @@ def make(problem: Problem, *, momentum: float | None = None, weight: float | Non
     """
     momentum = published(problem)["momentum"] if momentum is None else momentum
     weight = published(problem)["weight"] if weight is None else weight
-    check_range("momentum", momentum, 0, 1)
-    check_range("weight", weight, 0)
 
     def loss(forward, batch, rows, shared, clock, key):
         logits = forward(0, batch.image[:, 0])

@@ -5,13 +5,13 @@ so an example whose given label the network finds unlikely counts little.
 """
 
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from sop_jax.methods.base import Method, Problem, check_range, of_example_loss
-
-SMALLEST = 1e-6  # of q: cross-entropy to six digits
+from sop_jax.fields import Bounds
+from sop_jax.methods.base import Method, Problem, of_example_loss
 
 
 def gce_loss(logits: jax.Array, labels: jax.Array, q: float) -> jax.Array:
@@ -27,12 +27,11 @@ def gce_loss(logits: jax.Array, labels: jax.Array, q: float) -> jax.Array:
     return -jnp.expm1(q * log_p) / q
 
 
-def make(problem: Problem, *, q: float = 0.7) -> Method:
+def make(problem: Problem, *, q: Annotated[float, Bounds(1e-6, 1)] = 0.7) -> Method:
     """GCE on the weak view, not truncated; 0.7 is the paper's q in all its experiments.
 
     Args:
       q: near 0 cross-entropy, which fits fast; 1 the mean absolute error, which bears most noise
     """
     del problem
-    check_range("q", q, SMALLEST, 1)
     return of_example_loss(functools.partial(gce_loss, q=q))

@@ -1,11 +1,13 @@
 """Label smoothing: cross-entropy to a label mixed with the uniform one (Szegedy et al. 2016)."""
 
 import functools
+from typing import Annotated
 
 import jax
 import optax
 
-from sop_jax.methods.base import Method, Problem, check_range, of_example_loss
+from sop_jax.fields import Bounds
+from sop_jax.methods.base import Method, Problem, of_example_loss
 
 
 def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -21,12 +23,11 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
     return optax.softmax_cross_entropy(logits, targets)
 
 
-def make(problem: Problem, *, smoothing: float = 0.05) -> Method:
+def make(problem: Problem, *, smoothing: Annotated[float, Bounds(0, 1)] = 0.05) -> Method:
     """Label smoothing on the weak view; 0.05 in the comparison of losses of Zhou et al. 2022.
 
     Args:
-      smoothing: share of the target spread over all K classes, in [0, 1]
+      smoothing: share of the target spread over all K classes
     """
     del problem
-    check_range("smoothing", smoothing, 0, 1)
     return of_example_loss(functools.partial(smoothed_cross_entropy, smoothing=smoothing))

@@ -5,13 +5,14 @@ c y_i + (1 - c) y_j, where c ~ Beta(alpha, alpha). One c is drawn for a batch an
 mixed with the same batch in another order, as in the published code.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from sop_jax.methods.base import LARGEST, Batch, LossOut, Method, Problem, batch_mean, check_range
-
-SMALLEST = 1e-3  # of alpha: c is then 0 or 1 to three digits in nearly every draw
+from sop_jax.fields import Bounds
+from sop_jax.methods.base import Batch, LossOut, Method, Problem, batch_mean
 
 
 def partners(batch: Batch, key: jax.Array) -> jax.Array:
@@ -41,14 +42,13 @@ def mixed_loss(
     return share * own + (1 - share) * other
 
 
-def make(problem: Problem, *, alpha: float = 1.0) -> Method:
+def make(problem: Problem, *, alpha: Annotated[float, Bounds(1e-3, 1e6)] = 1.0) -> Method:
     """mixup of weak views; the paper's CIFAR experiments have alpha = 1, a uniform share.
 
     Args:
       alpha: of Beta(alpha, alpha); towards 0 nearly plain examples, large: halves
     """
     del problem
-    check_range("alpha", alpha, SMALLEST, LARGEST)
 
     def loss(forward, batch, rows, shared, clock, key):
         key_share, key_partner = jax.random.split(key)

@@ -1,11 +1,13 @@
 """Squared error on the logits, rescaled for classes (Hui & Belkin 2021, Zhou et al. 2022)."""
 
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from sop_jax.methods.base import Method, Problem, check_range, of_example_loss
+from sop_jax.fields import SIZE
+from sop_jax.methods.base import Method, Problem, of_example_loss
 
 
 def rescaled_mse(logits: jax.Array, labels: jax.Array, scale: float, weight: float) -> jax.Array:
@@ -19,7 +21,12 @@ def rescaled_mse(logits: jax.Array, labels: jax.Array, scale: float, weight: flo
     return jnp.mean(jnp.where(given, weight, 1) * (logits - scale * given) ** 2, axis=-1)
 
 
-def make(problem: Problem, *, target_scale: float = 15.0, target_weight: float = 1.0) -> Method:
+def make(
+    problem: Problem,
+    *,
+    target_scale: Annotated[float, SIZE] = 15.0,
+    target_weight: Annotated[float, SIZE] = 1.0,
+) -> Method:
     """The rescaled squared error on the weak view; 15 and 1 are the values of Zhou et al. 2022.
 
     Args:
@@ -27,8 +34,6 @@ def make(problem: Problem, *, target_scale: float = 15.0, target_weight: float =
       target_weight: weight of the given label's error among the K
     """
     del problem
-    check_range("target_scale", target_scale, 0)
-    check_range("target_weight", target_weight, 0)
     return of_example_loss(
         functools.partial(rescaled_mse, scale=target_scale, weight=target_weight)
     )

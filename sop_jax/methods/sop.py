@@ -15,27 +15,25 @@ none to the network.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from sop_jax.config import ASYMMETRIC_KINDS
+from sop_jax.errors import UserError, suggestion
+from sop_jax.fields import SIZE
 from sop_jax.methods.base import (
     LossOut,
     Method,
     Problem,
     Rows,
-    check_choice,
     check_one_row_each,
-    check_range,
 )
 
 EPS = 1e-4  # floor of the corrected prediction (published code)
 VARIANTS = ("paper", "official")
-V_DTYPES = ("float32", "bfloat16")
 stop = jax.lax.stop_gradient
 
 
@@ -62,11 +60,15 @@ def _corrected(probs: jax.Array, on_given: jax.Array, elsewhere: jax.Array) -> j
 
 def _wide(x: jax.Array) -> jax.Array:
     """At least float32: u and v start near 1e-8, below the smallest float16."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
 
 
 def _check(logits, targets, u, v, weights, variant):
-    check_choice("variant", variant, VARIANTS)
+    if variant not in VARIANTS:
+        raise UserError(
+            f"variant={variant!r} is unknown{suggestion(variant, VARIANTS)}; "
+            f"choose from {', '.join(VARIANTS)}"
+        )
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([logits, targets, v])
     chex.assert_shape(u, (logits.shape[0], 1))
@@ -241,29 +243,26 @@ def published_learning_rates(
 def make(
     problem: Problem,
     *,
-    variant: str = "paper",
-    learning_rate_u: float | None = None,
-    learning_rate_v: float | None = None,
-    mse_weight: float = 1.0,
-    init_std: float = 1e-8,
-    v_dtype: str = "float32",
+    variant: Literal["paper", "official"] = "paper",
+    learning_rate_u: Annotated[float | None, SIZE] = None,
+    learning_rate_v: Annotated[float | None, SIZE] = None,
+    mse_weight: Annotated[float, SIZE] = 1.0,
+    init_std: Annotated[float, SIZE] = 1e-8,
+    v_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Method:
     """SOP on the weak view.
 
     Args:
-      variant: 'paper' (Algorithm 1, projection) or 'official' (published code)
+      variant: Algorithm 1 with projection, or the published code
       learning_rate_u: of u, at a batch of 128; unset: published for the data and noise
       learning_rate_v: of v, at a batch of 128; unset: published for the data and noise
       mse_weight: weight of the squared-error term
       init_std: standard deviation of the initial u and v
-      v_dtype: how v is stored: float32, or bfloat16 for half the memory
+      v_dtype: how v is stored; bfloat16 takes half the memory
     """
-    check_choice("variant", variant, VARIANTS)
-    check_choice("v_dtype", v_dtype, V_DTYPES)
 
     def defaults(problem: Problem) -> dict[str, Any]:
-        asymmetric = problem.noise_kind in ASYMMETRIC_KINDS
-        rates = published_learning_rates(problem.num_classes, asymmetric, variant)
+        rates = published_learning_rates(problem.num_classes, problem.asymmetric, variant)
         return {"learning_rate_u": rates[0], "learning_rate_v": rates[1]}
 
     published = defaults(problem)
@@ -271,10 +270,6 @@ def make(
         "u": published["learning_rate_u"] if learning_rate_u is None else learning_rate_u,
         "v": published["learning_rate_v"] if learning_rate_v is None else learning_rate_v,
     }
-    for name, rate in rates.items():
-        check_range(f"learning_rate_{name}", rate, 0)
-    check_range("mse_weight", mse_weight, 0)
-    check_range("init_std", init_std, 0)
 
     def loss(forward, batch, rows, shared, clock, key):
         logits = forward(0, batch.image[:, 0])

@@ -1,39 +1,39 @@
 """SOP+: SOP with a second, strong view and class balance (Liu et al. 2022, section 4.1)."""
 
 import dataclasses
+from typing import Annotated, Literal
 
 import jax
 
+from sop_jax.fields import SIZE
 from sop_jax.methods import sop
-from sop_jax.methods.base import LossOut, Method, Problem, check_range
+from sop_jax.methods.base import LossOut, Method, Problem
 
 
 def make(
     problem: Problem,
     *,
-    variant: str = "paper",
-    learning_rate_u: float | None = None,
-    learning_rate_v: float | None = None,
-    mse_weight: float = 1.0,
-    consistency_weight: float = 0.9,
-    balance_weight: float = 0.1,
-    init_std: float = 1e-8,
-    v_dtype: str = "float32",
+    variant: Literal["paper", "official"] = "paper",
+    learning_rate_u: Annotated[float | None, SIZE] = None,
+    learning_rate_v: Annotated[float | None, SIZE] = None,
+    mse_weight: Annotated[float, SIZE] = 1.0,
+    consistency_weight: Annotated[float, SIZE] = 0.9,
+    balance_weight: Annotated[float, SIZE] = 0.1,
+    init_std: Annotated[float, SIZE] = 1e-8,
+    v_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Method:
     """SOP+: both views go through the network in one pass, so batch-norm sees both.
 
     Args:
-      variant: 'paper' (Algorithm 1, projection) or 'official' (published code)
+      variant: Algorithm 1 with projection, or the published code
       learning_rate_u: of u, at a batch of 128; unset: published for the data and noise
       learning_rate_v: of v, at a batch of 128; unset: published for the data and noise
       mse_weight: weight of the squared-error term
       consistency_weight: lambda_C, of the distance between the predictions of both views
       balance_weight: lambda_B, of the distance of the mean prediction from the uniform one
       init_std: standard deviation of the initial u and v
-      v_dtype: how v is stored: float32, or bfloat16 for half the memory
+      v_dtype: how v is stored; bfloat16 takes half the memory
     """
-    check_range("consistency_weight", consistency_weight, 0)
-    check_range("balance_weight", balance_weight, 0)
     plain = sop.make(
         problem,
         variant=variant,

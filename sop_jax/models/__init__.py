@@ -1,4 +1,6 @@
-"""Networks in Flax Linen; `api.find` is the only door, and only this folder imports Flax."""
+"""Networks in Flax Linen; `find` is the only door, and only this folder imports Flax."""
 
 from sop_jax.models import api as api
-from sop_jax.models.fast import whitening_filters as whitening_filters
+from sop_jax.models.api import find as find
+from sop_jax.models.api import from_config as from_config
+from sop_jax.models.network import Sample as Sample

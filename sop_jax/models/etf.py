@@ -1,6 +1,4 @@
-"""The last layer held fixed as a simplex equiangular tight frame (ETF; Zhu et al. 2021, section 5;
-methods.md, 7.4).
-"""
+"""The last layer held fixed as a simplex equiangular tight frame (Zhu et al. 2021, section 5)."""
 
 from typing import Any
 
@@ -10,24 +8,24 @@ from flax import linen as nn
 
 
 def simplex_etf(num_classes: int) -> np.ndarray:
-    """sqrt(K/(K-1)) * (I - 11'/K), float64 [K, K]: symmetric, rows of length 1, their inner
-    products -1/(K-1).
+    """sqrt(K/(K-1)) * (I - 11'/K), float64 [K, K]: symmetric.
+
+    Its rows have length 1 and inner products -1/(K-1).
     """
     k = num_classes
     return np.sqrt(k / (k - 1)) * (np.eye(k) - 1 / k)
 
 
 def etf_weight(num_classes: int, dim: int) -> np.ndarray:
-    """W = M [I_K 0], float64 [K, d], d >= K: the ETF of the first K features; the others do not
-    reach the logits.
+    """W = M [I_K 0], float64 [K, d], d >= K: the ETF of the first K features.
+
+    The other features do not reach the logits.
     """
     return simplex_etf(num_classes) @ np.eye(num_classes, dim)
 
 
 class EtfClassifier(nn.Module):
-    """logits = W h + b with W of `etf_weight`, which is no parameter: not trained, not decayed. b
-    is one.
-    """
+    """logits = W h + b with W of `etf_weight`, neither trained nor decayed; b is a parameter."""
 
     num_classes: int
     dtype: Any = jnp.float32

@@ -1,5 +1,6 @@
-"""A small network for short schedules, after airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29
-seconds", and its code).
+"""A small network for short schedules, after airbench94.
+
+Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds" (arXiv 2404.00498), and its code.
 
 A 2x2 first layer that whitens patches, three groups of two 3x3 convolutions, no shortcuts:
 convolutions start as the identity. Nothing here looks at labels. The norms have no scale, and their
@@ -7,13 +8,16 @@ biases learn 64 times as fast as the rest. The width is the first group's; the o
 times as many channels.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sop_jax.fields import Bounds
+from sop_jax.models.network import Network, Sample
 from sop_jax.models.resnet import torch_uniform
 
 # a parameter multiplied by c learns c*c times as fast, so one learning rate serves them all
@@ -22,9 +26,10 @@ LOGIT_SCALE = 1 / 9
 _CHUNK = 500  # images at a time, to keep the patches of 5,000 images out of memory
 
 
-def whitening_filters(images: np.ndarray, mean, std, eps: float = 5e-4) -> np.ndarray:
-    """Filters whose outputs on 2x2 patches of the images are uncorrelated and of variance 1, and
-    their negatives.
+def whitening_filters(
+    images: np.ndarray, mean: Sequence[float], std: Sequence[float], eps: float = 5e-4
+) -> np.ndarray:
+    """Filters whose outputs on 2x2 patches are uncorrelated and of variance 1, and their negatives.
 
     Args:
       images: uint8 [M, H, W, C], training images; a few thousand are enough.
@@ -55,8 +60,9 @@ def whitening_filters(images: np.ndarray, mean, std, eps: float = 5e-4) -> np.nd
 
 
 def identity_start(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initialiser of a 3x3 kernel [3, 3, I, O]: output i is input i as long as there is one; the
-    rest as torch does.
+    """Initialiser of a kernel [3, 3, I, O]: output i is input i while there is one.
+
+    The other outputs start as torch does.
     """
     kernel, copied = torch_uniform(key, shape, dtype), jnp.arange(min(shape[2:]))
     return kernel.at[..., copied].set(0).at[1, 1, copied, copied].set(1)
@@ -72,20 +78,20 @@ class FastBias(nn.Module):
 
 
 class Whitening(nn.Module):
-    """The 2x2 first layer, 8*C outputs: fixed filters, in the state and not among the parameters,
-    or trained ones.
+    """The 2x2 first layer, 8*C outputs: fixed filters, in the state, or trained ones.
 
     `filters` [2, 2, C, 8*C] are needed at initialisation alone: from then on the state holds them,
     checkpoints too, so that a run goes on, and a trained network predicts, without the images that
     they came from.
     """
 
+    fixed: bool
     filters: np.ndarray | None
     dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        if self.filters is not None or self.has_variable("batch_stats", "kernel"):
+        if self.fixed:
             kernel = self.variable("batch_stats", "kernel", lambda: jnp.asarray(self.filters)).value
         else:
             kernel = self.param("kernel", torch_uniform, (2, 2, x.shape[-1], 8 * x.shape[-1]))
@@ -96,14 +102,16 @@ class Whitening(nn.Module):
         return nn.gelu(FastBias()(x))
 
 
-class FastNet(nn.Module):
-    """Whitening, three groups of conv-pool-BN-GELU-conv-BN-GELU, global max-pool, linear layer
-    without bias.
+class FastNet(Network):
+    """Whitening, three groups of conv-pool-BN-GELU-conv-BN-GELU, global max-pool, linear layer.
+
+    The linear layer has no bias.
     """
 
     num_classes: int
     width: int
     dtype: Any = jnp.float32
+    whitening: bool = True
     filters: np.ndarray | None = None
 
     @nn.compact
@@ -119,7 +127,7 @@ class FastNet(nn.Module):
             )(x)
             return nn.gelu(FastBias()(x))
 
-        x = Whitening(self.filters, self.dtype)(x)
+        x = Whitening(self.whitening, self.filters, self.dtype)(x)
         for features in (self.width, 4 * self.width, 4 * self.width):
             x = activate(nn.max_pool(conv(x, features), (2, 2), (2, 2), "SAME"))
             x = activate(conv(x, features))
@@ -128,3 +136,28 @@ class FastNet(nn.Module):
         return LOGIT_SCALE * nn.Dense(
             self.num_classes, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform
         )(x)
+
+    def last_layer(self, params: Any) -> tuple[jax.Array, jax.Array]:
+        """See `Network`."""
+        weight = LOGIT_SCALE * params["Dense_0"]["kernel"].T
+        return weight, jnp.zeros(self.num_classes)
+
+    def fitted(self, sample: Callable[[], Sample]) -> "FastNet":
+        """With the filters that whiten patches of the sample, unless that layer is trained."""
+        return self.clone(filters=whitening_filters(*sample())) if self.whitening else self
+
+
+def fast_net(
+    num_classes: int,
+    dtype: Any,
+    *,
+    width: Annotated[int, Bounds(1, 8192)] = 16,
+    whitening: bool = True,
+) -> FastNet:
+    """The network of this module.
+
+    Args:
+      width: channels of the first group; the others have four times as many
+      whitening: first layer fixed, to filters that whiten training patches
+    """
+    return FastNet(num_classes, width, dtype, whitening)

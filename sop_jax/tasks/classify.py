@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sop_jax.agreement import facts_of, fingerprint, require_same, together
 from sop_jax.checkpoint import Checkpoints
 from sop_jax.claim import claim
-from sop_jax.config import changed_fields, each_seed
+from sop_jax.config import each_seed
 from sop_jax.data.dataset import Dataset, load_seeds
 from sop_jax.evaluate import (
     COLLAPSE_KEYS,
@@ -24,7 +24,7 @@ from sop_jax.evaluate import (
     evaluation_params,
 )
 from sop_jax.evidence import read_evidence
-from sop_jax.experiment import Experiment, build, resolve
+from sop_jax.experiment import Experiment, build, memory_of, resolve
 from sop_jax.finished import mark, reopen
 from sop_jax.label_issues import auroc
 from sop_jax.lock import locked
@@ -39,6 +39,7 @@ from sop_jax.outputs import (
 )
 from sop_jax.report import write_report
 from sop_jax.run_folder import seed_folders
+from sop_jax.settings import changed_fields, text
 from sop_jax.state import TrainState
 from sop_jax.workdir import Session
 
@@ -214,16 +215,12 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
     data, devices = experiment.dataset, experiment.mesh.devices.size
     state, per_epoch = experiment.abstract, experiment.steps_per_epoch
     rows = {**state.table, **state.tracker}
-
-    def mebibytes(tree: object) -> float:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 2**20
-
-    network = mebibytes((state.params, state.model_state, state.opt_state))
-    images = (data.train.images.nbytes + data.test.images.nbytes) / 2**20
+    parts = memory_of(state, data, experiment.mesh).items()
+    memory = ", ".join(f"{name} {count / 2**20:.1f} MiB" for name, count in parts)
     shape = data.train.images.shape[1:]
     seeds = ", ".join(str(own.seed) for own in each_seed(config))
     lines = [
-        str(config),
+        text(config),
         f"seeds, one after the other: {seeds}",
         f"devices: {devices} x {jax.devices()[0].device_kind}",
         f"training rows: {len(data.train_rows)} of {len(data.train.labels)} {shape} "
@@ -232,9 +229,7 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
         f"steps: {per_epoch} an epoch, {per_epoch * config.epochs} in all",
         f"parameters: {optax.tree.size(state.params):,}",
         *(f"table {name}: {leaf.shape} {leaf.dtype}" for name, leaf in rows.items()),
-        f"memory a device: network and optimiser {network:.1f} MiB, "
-        f"rows {mebibytes(rows) / devices:.1f} MiB, images {images:.1f} MiB "
-        "(activations not counted)",
+        f"memory a device: {memory} (activations not counted)",
         "dry run: nothing was trained or written",
     ]
     return "\n".join(lines)

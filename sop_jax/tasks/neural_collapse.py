@@ -5,6 +5,7 @@ Every case is an ordinary run of the main task in runs/<case>, with its own chec
 what this task adds is the comparison. `default()` has the main task's fields and `config.collapse`.
 """
 
+import copy
 import json
 import math
 import pathlib
@@ -12,7 +13,7 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax import collapse, study
+from sop_jax import collapse, settings, study
 from sop_jax import config as configs
 from sop_jax.data import dataset as datasets
 from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS
@@ -43,12 +44,18 @@ def default() -> ConfigDict:
     # which of CASES to run: four losses, fixed classifier, wrong labels
     config.collapse.cases = CASES
     config.collapse.noise_rate = 0.4  # share of wrong labels of ce_noisy and sop_noisy
+    config.collapse.learning_rate_u = 20.0  # of SOP's u in sop_noisy, as in digits_sop.py
+    config.collapse.learning_rate_v = 20.0  # of its v
     return config
 
 
 def case_config(config: ConfigDict, case: str, num_classes: int) -> ConfigDict:
     """The main task's config of one case: the study's own fields, and what the case sets."""
     noisy = {"noise.kind": "symmetric_exclusive", "noise.rate": config.collapse.noise_rate}
+    rates = {
+        "method.learning_rate_u": config.collapse.learning_rate_u,
+        "method.learning_rate_v": config.collapse.learning_rate_v,
+    }
     fields = {
         "ce": {},
         "focal": {"method.name": "focal"},
@@ -58,25 +65,20 @@ def case_config(config: ConfigDict, case: str, num_classes: int) -> ConfigDict:
         "narrow": {"model.feature_dim": num_classes},
         "narrow_etf": {"model.feature_dim": num_classes, "model.classifier": "etf"},
         "ce_noisy": noisy,
-        "sop_noisy": noisy | {"method.name": "sop"},
+        "sop_noisy": noisy | {"method.name": "sop"} | rates,
         "ce_random": {"noise.kind": "symmetric", "noise.rate": 1.0},
     }
-    case_config = configs.default()
-    for field in configs.field_names(case_config):
-        (own, name), (group, _) = (
-            configs.group_of(case_config, field),
-            configs.group_of(config, field),
-        )
-        own[name] = group[name]
+    own = copy.deepcopy(config).unlock()
+    del own.collapse
     for field, value in {"task": "classify", **fields[case]}.items():
-        own, name = configs.group_of(case_config, field)
-        own[name] = value
-    return case_config
+        group, name = configs.group_of(own, field)
+        group[name] = value
+    return settings.complete(own)
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the first field that cannot be right."""
-    cases, fixed = config.collapse.cases, default()
+    cases, fixed = config.collapse.cases, settings.complete(default())
     configs.require(
         len(cases) > 0 and set(cases) <= set(CASES),
         "collapse.cases",
