@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -428,13 +427,3 @@ def test_a_page_in_an_ascii_locale(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "truck 卡车" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-def test_templates_are_installed(tmp_path):
-    root = pathlib.Path(report.__file__).resolve().parents[1]
-    built = ["egg_info", f"--egg-base={tmp_path}", "build_py", f"--build-lib={tmp_path / 'lib'}"]
-    command = [sys.executable, "setup.py", "-q", *built]
-    subprocess.run(command, cwd=root, check=True, capture_output=True)
-    templates = {path.name for path in (tmp_path / "lib" / "sop_jax" / "templates").iterdir()}
-    assert templates == {path.name for path in (root / "sop_jax" / "templates").iterdir()}
-    assert "report.html" in templates
