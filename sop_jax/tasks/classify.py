@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from sop_jax.agreement import facts_of, fingerprint, require_same, together
@@ -218,6 +217,7 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
     parts = memory_of(state, data, experiment.mesh).items()
     memory = ", ".join(f"{name} {count / 2**20:.1f} MiB" for name, count in parts)
     shape = data.train.images.shape[1:]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     seeds = ", ".join(str(own.seed) for own in each_seed(config))
     lines = [
         text(config),
@@ -227,7 +227,7 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
         f"{data.train.images.dtype}, validation rows: {len(data.validation_rows)}, "
         f"test: {len(data.test.labels)}, classes: {experiment.num_classes}",
         f"steps: {per_epoch} an epoch, {per_epoch * config.epochs} in all",
-        f"parameters: {optax.tree.size(state.params):,}",
+        f"parameters: {parameters:,}",
         *(f"table {name}: {leaf.shape} {leaf.dtype}" for name, leaf in rows.items()),
         f"memory a device: {memory} (activations not counted)",
         "dry run: nothing was trained or written",
