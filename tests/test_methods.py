@@ -47,7 +47,7 @@ def make(name, **fields):
     if name in ("sop", "sop_plus"):
         fields = {"init_std": 0.3, **fields}  # large enough for a step to be seen
     method = methods.find(name)(PROBLEM, **fields)
-    model = models.api.find("small_resnet", K, width=4)
+    model = models.find("small_resnet", K, width=4)
     network = method.network_transform(optimizer.sgd(0.05, 0.9, 0.0), STEPS_PER_EPOCH)
     optimiser = optimizer.make_optimizer(network, method.row_learning_rates, B)
 
