@@ -15,9 +15,13 @@ def split(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     rows = np.arange(len(labels))
     test = rows % 5 == 4
     return {
-        "train_images": images[~test], "train_labels": labels[~test], "train_ids": rows[~test],
-        "test_images": images[test], "test_labels": labels[test], "test_ids": rows[test],
-    }  # fmt: skip
+        "train_images": images[~test],
+        "train_labels": labels[~test],
+        "train_ids": rows[~test],
+        "test_images": images[test],
+        "test_labels": labels[test],
+        "test_ids": rows[test],
+    }
 
 
 def main() -> None:
