@@ -101,4 +101,5 @@ def _host_memory() -> int:
 
 
 def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.3g} GB"
+    billions = count / 1e9
+    return f"{billions:,.0f} GB" if billions >= 10 else f"{billions:.2g} GB"

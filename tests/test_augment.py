@@ -1,6 +1,4 @@
-"""The two training views: what may be drawn, and that a view depends on (seed, epoch, row)
-alone.
-"""
+"""Training views: what may be drawn, and that a view depends on seed, epoch and example alone."""
 
 import dataclasses
 
@@ -12,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sop_jax.config import default
 from sop_jax.data import augment
 from sop_jax.data.augment import Augment, example_keys, normalise
-from sop_jax.errors import UserError
 
 AUGMENT = Augment(4, True, "autoaugment", 16, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
 PLAIN = Augment(0, False, "weak", 0, mean=(0.0,), std=(1.0,))  # changes nothing but the scale
@@ -235,33 +231,3 @@ def test_nothing_is_promoted_or_moved_unasked(channels, request):
     relaxed = jax.jit(batch)(key, epoch, index, images)
     request.getfixturevalue("strict")
     chex.assert_trees_all_equal(jax.jit(batch)(key, epoch, index, images), relaxed)
-
-
-# ---- settings that leave nothing of an image
-
-
-def configured(**fields):
-    config = default().augment
-    config.update(fields)
-    return config
-
-
-@pytest.mark.parametrize(
-    "fields, names, words",
-    [
-        ({"crop_padding": 100}, WEAK, "augment.crop_padding=100 for images of 8x12"),
-        ({"crop_padding": 8}, WEAK, "set it below 8"),
-        ({"crop_padding": 2**31}, WEAK, "augment.crop_padding=2147483648"),
-        ({"cutout": 9}, BOTH, "augment.cutout=9 for images of 8x12"),
-        ({"cutout": 2**40}, ("strong",), "set it to 8 at most"),
-    ],
-)
-def test_crops_and_cutouts_beyond_the_image_are_refused(fields, names, words):
-    with pytest.raises(UserError) as error:
-        augment.check_augment(configured(**fields), (8, 12, 3), names)
-    assert words in str(error.value) and "\n" not in str(error.value)
-
-
-def test_crops_and_cutouts_within_the_image_are_not():
-    augment.check_augment(configured(crop_padding=7, cutout=8), (8, 12, 3), BOTH)
-    augment.check_augment(configured(cutout=16), (8, 12, 3), WEAK)  # no view is cut out

@@ -31,9 +31,7 @@ def write_pt(path, content: bytes, member="archive/data.pkl", compression=zipfil
 
 
 def published_pickle(arrays, protocol=2) -> bytes:
-    """What torch.save writes for a dict of numpy arrays, under numpy 1's module names for protocol
-    2.
-    """
+    """What torch.save writes for a dict of numpy arrays; protocol 2 with numpy 1's module names."""
     content = pickle.dumps(arrays, protocol)
     if protocol == 2:
         content = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")

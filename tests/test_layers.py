@@ -18,6 +18,8 @@ PACKAGE = ROOT / "sop_jax"
 ARROW = (
     "errors",
     "files",
+    "finished",
+    "lock",
     "exit_status",
     "fields",
     "general",
@@ -46,6 +48,7 @@ ARROW = (
     "workdir",
     "tensorboard",
     "run_folder",
+    "claim",
     "heat_maps",
     "panels",
     "plots",
@@ -57,6 +60,7 @@ ARROW = (
     "theory",
     "tasks",
     "estimator",
+    "process",
     "command_line",
     "main",
 )

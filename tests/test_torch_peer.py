@@ -1,6 +1,4 @@
-"""The PyTorch peer of the benchmark computes what ours computes: losses, gradients, row updates,
-networks.
-"""
+"""The benchmark's PyTorch peer computes what ours does: losses, gradients, row updates, nets."""
 
 import collections
 import importlib.util

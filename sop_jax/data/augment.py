@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import chex
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from sop_jax.data.autoaugment import autoaugment
-from sop_jax.errors import UserError
 
 # Folded into the run's key in an epoch's place, for what is drawn once for an example.
 _EVERY_EPOCH = 2**32 - 1
@@ -32,33 +30,6 @@ class Augment:
     mean: tuple[float, ...]  # C numbers, of pixels / 255
     std: tuple[float, ...]  # likewise
     alternating_flip: bool = False  # weak views: flip as `alternating_mirror` says, not at random
-
-
-def check_augment(
-    augment: ConfigDict, image_shape: tuple[int, int, int], names: tuple[str, ...]
-) -> None:
-    """Refuses crops and cutouts that leave nothing of an image.
-
-    Args:
-        augment: config.augment.
-        image_shape: [H, W, C] of the training images.
-        names: of the method's views; cutout is held against the images where one is 'strong'.
-
-    Raises:
-        UserError: crop_padding as large as a side of the images, or cutout larger than one.
-    """
-    height, width, _ = image_shape
-    side = min(height, width)
-    if augment.crop_padding >= side:
-        raise UserError(
-            f"augment.crop_padding={augment.crop_padding} for images of {height}x{width}: a crop "
-            f"could miss the image altogether; set it below {side}"
-        )
-    if "strong" in names and augment.cutout > side:
-        raise UserError(
-            f"augment.cutout={augment.cutout} for images of {height}x{width}: a square larger than "
-            f"the image; set it to {side} at most (half of it is usual), or to 0 for none"
-        )
 
 
 def normalise(
