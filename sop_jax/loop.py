@@ -93,7 +93,8 @@ class Runner:
     ) -> tuple[TrainState, jax.Array]:
         """Runs the S steps of example, index int32 [S, B]; returns the new state, losses [S]."""
         placed = [put(part, self._by_batch) for part in (example, index)]
-        return self._programs(state, self.resident, *placed)
+        with jax.transfer_guard("disallow"):  # all that a step needs is on the devices
+            return self._programs(state, self.resident, *placed)
 
 
 class _Losses:
