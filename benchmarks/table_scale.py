@@ -1,15 +1,12 @@
-"""Does a step's time, or its memory, grow with the number of rows N? SOP on the small network, the
-step of a run.
+"""Does a step's time, or its memory, grow with the number of rows N? SOP on the small network.
 
-    python benchmarks/table_scale.py --out=benchmarks/results/table_scale.json [--rows=50000,1000000
-    --num_classes=10]
+    python benchmarks/table_scale.py --out=FILE.json [--rows=50000,1000000 --num_classes=10]
 
 Few images stand in for N: a batch takes table rows from all of N and images modulo their number,
 the predictions of training rows are not kept (track_predictions=False). For each K, all N live at
-once and take turns, in an order that
-rotates, so that a machine that slows down slows all of them: `ratio_to_smallest` is the median over
-rounds of t(N) / t(smallest N) within the round, and `step_ms` the median of a step waited for, its
-plan already on the device.
+once and take turns, in an order that rotates, so that a machine that slows down slows all of them:
+`ratio_to_smallest` is the median over rounds of t(N) / t(smallest N) within the round, and
+`step_ms` the median of a step waited for, its plan already on the device.
 """
 
 import argparse
@@ -20,11 +17,11 @@ import jax
 import numpy as np
 import timing
 
-from sop_jax import experiment as experiments
-from sop_jax import mesh as meshes
-from sop_jax import seeds, table
 from sop_jax.config import default
-from sop_jax.data import arrays
+from sop_jax.data.arrays import make_dataset
+from sop_jax.experiment import build, resolve
+from sop_jax.mesh import by_batch, make_mesh, put
+from sop_jax.table import padded
 
 NUM_IMAGES, IMAGE_SHAPE, WARM_UP = 4096, (8, 8, 3), 3
 
@@ -50,7 +47,7 @@ def parse() -> argparse.Namespace:
 
 def expected_bytes(num_rows: int, num_classes: int, devices: int = 1) -> int:
     """Of u and v on each device."""
-    return table.padded(num_rows) * (num_classes + 1) * 4 // devices
+    return padded(num_rows) * (num_classes + 1) * 4 // devices
 
 
 def bytes_on_a_device(rows: dict) -> int:
@@ -69,23 +66,24 @@ class Scale:
         rng = np.random.default_rng(0)
         config = default()
         config.update(batch_size=batch_size, track_predictions=False, steps_per_dispatch=1)
-        config, _ = experiments.resolve(config, num_classes)
-        data = arrays.make_dataset(
+        data = make_dataset(
             rng.integers(0, 256, (NUM_IMAGES, *IMAGE_SHAPE), dtype=np.uint8),
             rng.integers(0, num_classes, num_rows, dtype=np.int32),
             np.arange(num_classes),
         )
-        self.group = seeds.build(config, [data], mesh)
-        self.num_rows, self.num_classes = num_rows, num_classes
-        self.state = self.group.init()
-        self._resident = self.group.resident()
+        config, _ = resolve(config, data)
+        experiment = build(config, data, mesh)
+        self.num_rows, self.num_classes, self.mesh = num_rows, num_classes, mesh
+        self.state = experiment.init()
+        self._resident = experiment.resident()
         self._draw = functools.partial(rng.choice, num_rows, batch_size, replace=False)
-        self._step = self.group.run_steps.lower(self.state, self._resident, *self._plan()).compile()
+        lowered = experiment.programs.lower(self.state, self._resident, *self._plan())
+        self._step = lowered.compile()
         self.temp_bytes = self._step.memory_analysis().temp_size_in_bytes
 
     def _plan(self) -> list[jax.Array]:
         index = self._draw().astype(np.int32)[None]
-        return [meshes.put(part, self.group.plan_sharding) for part in (index % NUM_IMAGES, index)]
+        return [put(part, by_batch(self.mesh)) for part in (index % NUM_IMAGES, index)]
 
     def draw(self) -> None:
         """Puts rows drawn anew on the device, for the next step."""
@@ -118,34 +116,47 @@ def results_of(scales: list[Scale], seconds: dict[int, np.ndarray]) -> list[Resu
     """Of one K; the first is the one with the fewest rows."""
     found = []
     for scale, own in zip(scales, seconds.values(), strict=True):
-        devices = scale.group.members[0].mesh.devices.size
+        devices = scale.mesh.devices.size
         low, median, high = timing.quartiles(own)
-        found.append(Result(
-            scale.num_rows, scale.num_classes, median, [low, high], timing.ratio(own, seconds[scales[0].num_rows]),
-            bytes_on_a_device(scale.state.table), expected_bytes(scale.num_rows, scale.num_classes, devices),
-            bytes_on_a_device(scale.state.tracker), scale.temp_bytes,
-        ))  # fmt: skip
+        found.append(
+            Result(
+                rows=scale.num_rows,
+                num_classes=scale.num_classes,
+                step_ms=median,
+                step_ms_quartiles=[low, high],
+                ratio_to_smallest=timing.ratio(own, seconds[scales[0].num_rows]),
+                table_bytes=bytes_on_a_device(scale.state.table),
+                expected_bytes=expected_bytes(scale.num_rows, scale.num_classes, devices),
+                tracker_bytes=bytes_on_a_device(scale.state.tracker),
+                program_temp_bytes=scale.temp_bytes,
+            )
+        )
     return found
 
 
 def compare(
     rows: list[int], num_classes: int, arguments: argparse.Namespace, mesh: jax.sharding.Mesh
 ) -> list[Result]:
-    """Builds and measures every N of one K; `rows` rise. The largest is built first: drawing v
-    takes three times its memory on a CPU, and only while it is drawn."""
-    scales = [
+    """Builds and measures every N of one K; `rows` rise.
+
+    The largest is built first: drawing v takes three times its memory on a CPU, and only while it
+    is drawn.
+    """
+    largest_first = [
         Scale(num_rows, num_classes, arguments.batch_size, mesh) for num_rows in reversed(rows)
-    ][::-1]
+    ]
+    scales = largest_first[::-1]
     steps = {scale.num_rows: scale for scale in scales}
-    return results_of(
-        scales,
-        timing.in_turns(steps, arguments.steps, WARM_UP, lambda num_rows: steps[num_rows].draw()),
-    )
+
+    def prepare(num_rows: int) -> None:
+        steps[num_rows].draw()
+
+    return results_of(scales, timing.in_turns(steps, arguments.steps, WARM_UP, prepare))
 
 
 def main() -> None:
     arguments = parse()
-    mesh = meshes.make_mesh(timing.use_devices(arguments.devices))
+    mesh = make_mesh(timing.use_devices(arguments.devices))
     results, skipped = [], []
     print(
         f"{'N':>12} {'K':>5} {'ms a step':>10} {'ratio':>7} {'table bytes':>14} {'temp bytes':>12}"
@@ -170,14 +181,22 @@ def main() -> None:
                 flush=True,
             )
         results += found
-    timing.write(arguments.out, {
-        "what": " ".join(__doc__.split("\n\n")[2].split()),
-        **timing.describe(default()),
-        "batch_size": arguments.batch_size, "image_shape": IMAGE_SHAPE, "steps": arguments.steps,
-        **{name: [getattr(r, name) for r in results]
-           for name in ("rows", "num_classes", "step_ms", "ratio_to_smallest")},
-        "results": [r._asdict() for r in results], "skipped": skipped,
-    })  # fmt: skip
+    timing.write(
+        arguments.out,
+        {
+            "what": " ".join(__doc__.split("\n\n")[2].split()),
+            **timing.describe(default()),
+            "batch_size": arguments.batch_size,
+            "image_shape": IMAGE_SHAPE,
+            "steps": arguments.steps,
+            "rows": [r.rows for r in results],
+            "num_classes": [r.num_classes for r in results],
+            "step_ms": [r.step_ms for r in results],
+            "ratio_to_smallest": [r.ratio_to_smallest for r in results],
+            "results": [r._asdict() for r in results],
+            "skipped": skipped,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -12,25 +12,30 @@ of a large matrix product is the utilisation.
 import argparse
 import collections
 import importlib.util
+import math
 import re
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import timing
 
-from sop_jax import config as configs
-from sop_jax import experiment as experiments
-from sop_jax import mesh as meshes
-from sop_jax import seeds
+from sop_jax.config import DTYPES, check, default
 from sop_jax.data.dataset import Dataset
-from sop_jax.step import make_batch
+from sop_jax.experiment import build, make_augment, resolve
+from sop_jax.mesh import by_batch, make_mesh, put
+from sop_jax.programs import make_batch
+from sop_jax.state import Resident
 
 METHODS = ("ce", "sop", "sop_plus")
 COLLECTIVE = re.compile(
-    r"= (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    r"= (\(.*?\)|\S+) "  # what it carries
+    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
+SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+MOST_PLANS = 32  # dispatches that are prepared beforehand; then they come again
 
 
 class Ours:
@@ -39,24 +44,22 @@ class Ours:
     def __init__(
         self, method: str, flags: argparse.Namespace, dataset: Dataset, devices: list[jax.Device]
     ):
-        config, _ = experiments.resolve(make_config(method, flags), flags.num_classes)
-        group = seeds.build(config, [dataset] * flags.num_seeds, meshes.make_mesh(devices))
-        self.state, self.resident = group.init(), group.resident()
-        self.config, self.steps = config, config.steps_per_dispatch
-        plans = [array[: len(array) // self.steps * self.steps] for array in group.plan(0)]
-        self.plans = [
-            tuple(meshes.put(part, group.plan_sharding) for part in parts)
-            for parts in zip(
-                *(np.split(array, len(array) // self.steps)[:32] for array in plans), strict=True
-            )
-        ]
-        one = [
-            jax.ShapeDtypeStruct((1, *part.shape[1:]), part.dtype, sharding=group.plan_sharding)
-            for part in self.plans[0]
-        ]
+        self.config, _ = resolve(make_config(method, flags), dataset)
+        self.steps = self.config.steps_per_dispatch
+        mesh = make_mesh(devices)
+        experiment = build(self.config, dataset, mesh)
+        self.resident = experiment.resident()
+        self.state, *epoch = experiment.plan(experiment.init(), 0)
+        split = by_batch(mesh)
+        self.plans = []
+        for begin in range(0, len(epoch[0]) - self.steps + 1, self.steps)[:MOST_PLANS]:
+            parts = (array[begin : begin + self.steps] for array in epoch)
+            self.plans.append([put(part, split) for part in parts])
+        one = jax.ShapeDtypeStruct((1, self.config.batch_size), jnp.int32, sharding=split)
+        lower = experiment.programs.lower
         start = time.perf_counter()
-        self.flops = group.run_steps.lower(self.state, self.resident, *one).cost_analysis()["flops"]
-        self.compiled = group.run_steps.lower(self.state, self.resident, *self.plans[0]).compile()
+        self.flops = lower(self.state, self.resident, one, one).cost_analysis()["flops"]
+        self.compiled = lower(self.state, self.resident, *self.plans[0]).compile()
         self.compile_seconds = time.perf_counter() - start
         self.turn = 0
 
@@ -78,37 +81,25 @@ class Ours:
 
 def make_config(method: str, flags: argparse.Namespace):
     """The default config with the flags' fields."""
-    config = configs.default()
-    config.method.name, config.model.name, config.batch_size = (
-        method,
-        flags.network,
-        flags.batch_size,
-    )
-    config.dtype, config.steps_per_dispatch = flags.dtype, flags.steps_per_dispatch
-    config.num_seeds, config.seeds_by = flags.num_seeds, flags.seeds_by
+    config = default()
+    config.method.name, config.model.name = method, flags.network
+    config.batch_size, config.dtype = flags.batch_size, flags.dtype
+    config.steps_per_dispatch = flags.steps_per_dispatch
     config.augment.strong = flags.strong
-    configs.check(config)
+    check(config)
     return config
 
 
-def augmentation(ours: Ours, dataset: Dataset, num_views: int):
-    """A contestant that only makes the batches of a dispatch, with this many views."""
-    augment = experiments.make_augment(ours.config, dataset)
+def augmentation(ours: Ours, dataset: Dataset, views: tuple[str, ...]) -> Callable[[], None]:
+    """A contestant that only makes the batches of a dispatch, with these views."""
+    augment = make_augment(ours.config, dataset)
     images, labels = dataset.train.images, dataset.train.labels
-    resident = jax.device_put(type(ours.resident)(images, labels))
+    resident = jax.device_put(Resident(images, labels))
 
     @jax.jit
     def batch(resident, example):
-        return make_batch(
-            augment,
-            num_views,
-            jax.random.key(0),
-            jnp.int32(0),
-            resident,
-            example,
-            example,
-            len(labels),
-        )
+        key, epoch = jax.random.key(0), jnp.int32(0)
+        return make_batch(augment, views, key, epoch, resident, example, example, len(labels))
 
     example = jnp.arange(ours.config.batch_size)
 
@@ -121,41 +112,31 @@ def augmentation(ours: Ours, dataset: Dataset, num_views: int):
 
 
 def count_collectives(hlo: str) -> dict:
-    """Counts of the compiled program's collectives; those that carry a weight's gradient (a rank-4
-    kernel) apart.
+    """Counts of the compiled program's collectives.
+
+    Those that carry a weight's gradient, that of a kernel of rank 4, are counted apart.
     """
-    found = [
-        (
-            kind,
-            [
-                [int(n) for n in shape.split(",") if n]
-                for shape in re.findall(r"\w+\[([\d,]*)\]", result)
-            ],
-        )
-        for result, kind in COLLECTIVE.findall(hlo)
-    ]
-
-    def values(shapes: list[list[int]]) -> int:
-        return sum(int(np.prod(shape)) for shape in shapes)
-
-    with_kernels = [shapes for _, shapes in found if any(len(shape) == 4 for shape in shapes)]
+    counts, of_kernels, of_others = collections.Counter(), [], [0]
+    for result, kind in COLLECTIVE.findall(hlo):
+        shapes = [tuple(map(int, filter(None, text.split(",")))) for text in SHAPE.findall(result)]
+        values = sum(math.prod(shape) for shape in shapes)
+        has_kernel = any(len(shape) == 4 for shape in shapes)
+        (of_kernels if has_kernel else of_others).append(values)
+        counts[kind] += 1
     return {
-        "counts": dict(collections.Counter(kind for kind, _ in found)),
-        "gradient_all_reduces": len(with_kernels),
-        "values_in_gradient_all_reduces": sum(map(values, with_kernels)),
-        "values_in_largest_other": max(
-            (values(s) for _, s in found if s not in with_kernels), default=0
-        ),
+        "counts": dict(counts),
+        "gradient_all_reduces": len(of_kernels),
+        "values_in_gradient_all_reduces": sum(of_kernels),
+        "values_in_largest_other": max(of_others),
     }
 
 
-def peers(flags: argparse.Namespace, dataset: Dataset) -> dict:
-    """The PyTorch contestants 'torch/VARIANT/METHOD'; each runs as many steps a call as ours
-    does.
-    """
+def peers(flags: argparse.Namespace, dataset: Dataset) -> dict[str, Callable[[], None]]:
+    """The PyTorch contestants 'torch/VARIANT/METHOD'; each runs as many steps a call as ours."""
     import torch_peer
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    steps = flags.steps_per_dispatch or (1 if device == "cpu" else 64)
     found = {}
     for variant in torch_peer.variants(device):
         for method in flags.peer_methods:
@@ -171,7 +152,7 @@ def peers(flags: argparse.Namespace, dataset: Dataset) -> dict:
             )
 
             def run(step=step) -> None:
-                for _ in range(flags.steps_per_dispatch or (1 if device == "cpu" else 64)):
+                for _ in range(steps):
                     step()
                 torch_peer.synchronise(device)
 
@@ -184,7 +165,7 @@ def report(
 ) -> dict:
     """The figures, from the seconds of each dispatch."""
     ce = ours["ce"]
-    images = ce.config.batch_size * ce.steps * flags.num_seeds
+    images = ce.config.batch_size * ce.steps
     rate = timing.matrix_product_rate(ce.config.dtype)
     devices = len(jax.tree.leaves(ce.state)[0].sharding.device_set)
     result = {
@@ -194,8 +175,6 @@ def report(
         "steps_per_dispatch": ce.steps,
         "rounds": flags.steps,
         "num_devices": devices,
-        "num_seeds": flags.num_seeds,
-        "seeds_by": ce.config.seeds_by,
         "strong_view": flags.strong,
         "images_per_second": {
             name: images / float(np.median(seconds[name])) for name in seconds if name in ours
@@ -225,7 +204,8 @@ def report(
     if raced:
         result["torch_images_per_second"] = {
             f"{variant}/{method}": images / float(np.median(seconds[f"torch/{variant}/{method}"]))
-            for variant, method in raced}  # fmt: skip
+            for variant, method in raced
+        }
         for method in METHODS:
             name = "ours_over_torch" if method == "ce" else f"ours_over_torch_{method}"
             ratios = {
@@ -253,9 +233,7 @@ def main() -> None:
     parser.add_argument(
         "--steps_per_dispatch", type=int, default=0, help="0: as in training (1 on a CPU, else 64)"
     )
-    parser.add_argument("--dtype", choices=configs.DTYPES, default="auto")
-    parser.add_argument("--num_seeds", type=int, default=1)
-    parser.add_argument("--seeds_by", choices=configs.SEEDS_BY, default="auto")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto")
     parser.add_argument(
         "--strong",
         choices=("autoaugment", "weak"),
@@ -272,8 +250,6 @@ def main() -> None:
         "--peer_methods", nargs="+", choices=METHODS, default=["ce"], help="what the peer runs"
     )
     flags = parser.parse_args()
-    if flags.peer and flags.num_seeds > 1:
-        parser.error("--peer=torch trains one seed; leave out --num_seeds")
     if flags.peer and not importlib.util.find_spec("torch"):
         parser.error("--peer=torch needs PyTorch: pip install torch==2.13.0")
 
@@ -282,8 +258,8 @@ def main() -> None:
     ours = {method: Ours(method, flags, dataset, devices) for method in METHODS}
     views = {"sop": "batch/1 view", "sop_plus": "batch/2 views"}
     contestants = ours | {
-        view: augmentation(ours[name], dataset, place + 1)
-        for place, (name, view) in enumerate(views.items())
+        "batch/1 view": augmentation(ours["sop"], dataset, ("weak",)),
+        "batch/2 views": augmentation(ours["sop_plus"], dataset, ("weak", "strong")),
     }
     if flags.peer:
         contestants |= peers(flags, dataset)

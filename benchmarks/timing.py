@@ -1,6 +1,4 @@
-"""What the benchmarks share: data without meaning, timing in turns, the machine's matrix-product
-rate, where it ran.
-"""
+"""What the benchmarks share: data without meaning, timing in turns, the machine and its rate."""
 
 import argparse
 import importlib.metadata
@@ -8,18 +6,17 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax import workdir
 from sop_jax.data import noise
 from sop_jax.data.dataset import Dataset
 from sop_jax.data.sources import Split
+from sop_jax.workdir import describe_run
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +28,9 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def use_devices(count: int) -> list[jax.Device]:
-    """The first `count` devices (0: all), after making as many virtual ones on a CPU. Call before
-    any other JAX.
+    """The first `count` devices (0: all), after making as many virtual ones on a CPU.
+
+    To be called before any other JAX.
     """
     if count and "cpu" in os.environ.get("JAX_PLATFORMS", "cpu"):
         jax.config.update("jax_num_cpu_devices", count)
@@ -45,15 +43,12 @@ def use_devices(count: int) -> list[jax.Device]:
 
 
 def random_dataset(num_rows: int, num_classes: int, image_size: int) -> Dataset:
-    """A data set of random RGB images and labels: the speed of a step does not depend on what they
-    show.
-    """
+    """A data set of random RGB images and labels: what they show does not change a step's speed."""
     rng = np.random.default_rng(0)
     ids = np.arange(num_rows)
     labels = rng.integers(0, num_classes, num_rows).astype(np.int32)
-    train = Split(
-        rng.integers(0, 256, (num_rows, image_size, image_size, 3), np.uint8), labels, ids
-    )
+    images = rng.integers(0, 256, (num_rows, image_size, image_size, 3), np.uint8)
+    train = Split(images, labels, ids)
     return Dataset(
         name="random",
         train=train,
@@ -68,23 +63,24 @@ def random_dataset(num_rows: int, num_classes: int, image_size: int) -> Dataset:
 
 
 def in_turns(
-    contestants: Mapping[Any, Callable[[], None]],
+    contestants: Mapping[Hashable, Callable[[], None]],
     rounds: int,
     warm_up: int = 2,
-    prepare: Callable[[Any], None] = lambda name: None,
-) -> dict[Any, np.ndarray]:
-    """Seconds [rounds] of every contestant, each called once a round, in an order that moves on by
-    one every round.
+    prepare: Callable[[Hashable], None] | None = None,
+) -> dict[Hashable, np.ndarray]:
+    """Seconds [rounds] of every contestant, each called once a round.
 
-    Taking turns, all see the same drift of a shared or warming machine. A call must return when its
-    work is done; `prepare` is called with the contestant's name before each, outside the time.
+    Taking turns, in an order that moves on by one every round, all see the same drift of a shared
+    or warming machine. A call must return when its work is done; `prepare` is called with the
+    contestant's name before each, outside the time.
     """
     names = list(contestants)
     seconds = {name: [] for name in names}
     for turn in range(warm_up + rounds):
         for place in range(len(names)):
             name = names[(turn + place) % len(names)]
-            prepare(name)
+            if prepare is not None:
+                prepare(name)
             start = time.perf_counter()
             contestants[name]()
             seconds[name].append(time.perf_counter() - start)
@@ -92,9 +88,7 @@ def in_turns(
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> float:
-    """Median over rounds of the ratio of two contestants' seconds in the same round: robust against
-    drift.
-    """
+    """Median over rounds of the ratio of two contestants' seconds: robust against drift."""
     return float(np.median(above / below))
 
 
@@ -104,19 +98,20 @@ def quartiles(seconds: np.ndarray) -> list[float]:
 
 
 def matrix_product_rate(dtype: str) -> float:
-    """FLOP/s of a large square matrix product in `dtype` on one device: the ceiling that
-    utilisation is a share of.
-    """
+    """FLOP/s of a large square matrix product in `dtype` on one device, the ceiling."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
     product = jax.jit(lambda x: x @ x)
-    seconds = in_turns({"product": lambda: jax.block_until_ready(product(a))}, rounds=10)["product"]
-    return 2 * side**3 / float(seconds.min())
+
+    def run() -> None:
+        jax.block_until_ready(product(a))
+
+    return 2 * side**3 / float(in_turns({"product": run}, rounds=10)["product"].min())
 
 
 def describe(config: ConfigDict) -> dict:
     """Command, date, commit, devices and versions of this process."""
-    about = workdir.describe_run(config)
+    about = describe_run()
     versions = about["versions"] | {"torch": _version("torch")}
     return {
         "command": about["command"],

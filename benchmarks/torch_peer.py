@@ -1,5 +1,4 @@
-"""The strongest PyTorch version we could write of the same CE, SOP and SOP+ training steps, to race
-ours against.
+"""The strongest PyTorch version we could write of the same CE, SOP and SOP+ steps, to race ours.
 
 Networks, losses ('official' variant), row update and optimiser are those of `sop_jax`. A race is
 worth its effort only against a fast peer, so the data live on the device, views are made there for
@@ -17,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -39,8 +39,9 @@ class Variant:
 
 
 def variants(device: str) -> dict[str, Variant]:
-    """The ways to run that exist here: 'plain' as the authors' code, the others as fast as PyTorch
-    allows.
+    """The ways to run that exist here.
+
+    'plain' is as the authors' code, the others are as fast as PyTorch allows.
     """
     found = {"plain": Variant(channels_last=False, sparse_rows=False), "channels_last": Variant()}
     on_gpu = torch.device(device).type == "cuda"
@@ -77,9 +78,14 @@ def sop_loss(logits: Tensor, targets: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def sop_plus_loss(
-    weak: Tensor, strong: Tensor, targets: Tensor, u: Tensor, v: Tensor,
-    consistency_weight: float = 0.9, balance_weight: float = 0.1,
-) -> Tensor:  # fmt: skip
+    weak: Tensor,
+    strong: Tensor,
+    targets: Tensor,
+    u: Tensor,
+    v: Tensor,
+    consistency_weight: float = 0.9,
+    balance_weight: float = 0.1,
+) -> Tensor:
     """SOP+ [] of the logits [B, K] of both views; the others as in `sop_loss`."""
     sop, q, probs = _sop_terms(weak, targets, u, v)
     consistency = functional.kl_div(strong.log_softmax(-1), probs.detach(), reduction="batchmean")
@@ -105,9 +111,7 @@ def dense_optimizer(
 
 @torch.no_grad()
 def update_rows(table: Tensor, index: Tensor, gradient: Tensor, rate: float) -> None:
-    """One gradient step of the rows `index` [B], distinct, in place; table [N, ...], gradient [B,
-    ...].
-    """
+    """One gradient step, in place, of the rows `index` [B], distinct, of table [N, ...]."""
     table.index_add_(0, index, gradient, alpha=-rate)
 
 
@@ -121,18 +125,23 @@ def _norm(features: int) -> nn.BatchNorm2d:
     return norm
 
 
+class Activation(Protocol):
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of the same shape."""
+
+
 class BasicBlock(nn.Module):
     """conv-BN-act-conv-BN plus shortcut, then act."""
 
-    def __init__(self, before: int, after: int, stride: int, act: Callable):
+    def __init__(self, before: int, after: int, stride: int, act: Activation):
         super().__init__()
         self.act = act
         self.conv0, self.norm0 = _conv(before, after, stride=stride), _norm(after)
         self.conv1, self.norm1 = _conv(after, after), _norm(after)
-        same = before == after and stride == 1
-        self.shortcut = (
-            nn.Identity() if same else nn.Sequential(_conv(before, after, 1, stride), _norm(after))
-        )
+        if before == after and stride == 1:
+            self.shortcut = nn.Identity()
+        else:
+            self.shortcut = nn.Sequential(_conv(before, after, 1, stride), _norm(after))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(self.conv1(self.act(self.norm0(self.conv0(x)))))
@@ -142,7 +151,7 @@ class BasicBlock(nn.Module):
 class PreActBlock(nn.Module):
     """BN-act-conv-BN-act-conv plus a shortcut taken after the first activation."""
 
-    def __init__(self, before: int, after: int, stride: int, act: Callable):
+    def __init__(self, before: int, after: int, stride: int, act: Activation):
         super().__init__()
         self.act = act
         self.norm0, self.conv0 = _norm(before), _conv(before, after, stride=stride)
@@ -159,7 +168,13 @@ class ResNet(nn.Module):
     """As sop_jax.models.resnet, module for module: [B, C, H, W] -> [B, K]."""
 
     def __init__(
-        self, block: type, stages: tuple, channels: int, num_classes: int, width: int, act: Callable
+        self,
+        block: type[nn.Module],
+        stages: tuple[int, ...],
+        channels: int,
+        num_classes: int,
+        width: int,
+        act: Activation,
     ):
         super().__init__()
         self.act = act
@@ -192,9 +207,7 @@ def make_network(
 
 
 def _crop_flip(padded: Tensor, index: Tensor) -> Tensor:
-    """Random crop and flip of the images `index` [B] of uint8 [N, H+8, W+8, C]: uint8 [B, H, W, C],
-    one gather.
-    """
+    """Random crop and flip: uint8 [B, H, W, C] of the images `index` [B] of [N, H+8, W+8, C]."""
     height, width = (n - 2 * PADDING for n in padded.shape[1:3])
     draws = torch.rand(3, len(index), 1, device=padded.device)
     top, left = (draws[:2] * (2 * PADDING + 1)).long()
@@ -204,31 +217,29 @@ def _crop_flip(padded: Tensor, index: Tensor) -> Tensor:
 
 
 def _outside_cutout(size: int, sides: tuple[int, int], device: torch.device) -> Tensor:
-    """bool [B, H, W, 1], false in a square of side CUTOUT about a random pixel of each of `size`
-    images.
-    """
-    draws = torch.rand(2, size, 1, device=device)
-    offsets = [
-        torch.arange(n, device=device) - (draw * n).long()
-        for n, draw in zip(sides, draws, strict=True)
-    ]
-    y, x = ((offset >= -CUTOUT // 2) & (offset < CUTOUT // 2) for offset in offsets)
+    """bool [size, H, W, 1], false in a square of side CUTOUT about a random pixel of each image."""
+    inside = []
+    for length, draw in zip(sides, torch.rand(2, size, 1, device=device), strict=True):
+        offset = torch.arange(length, device=device) - (draw * length).long()
+        inside.append((offset >= -CUTOUT // 2) & (offset < CUTOUT // 2))
+    y, x = inside
     return ~(y[:, :, None] & x[:, None])[..., None]
 
 
 def _batches(num_rows: int, batch_size: int, device: str) -> Iterator[Tensor]:
-    """Batches of distinct rows, int64 [B], without end: a new permutation every epoch, its
-    incomplete end left out.
+    """Batches of distinct rows, int64 [B], without end.
+
+    A new permutation every epoch, its incomplete end left out.
     """
+    whole = num_rows // batch_size * batch_size
     while True:
-        yield from torch.randperm(num_rows, device=device)[
-            : num_rows // batch_size * batch_size
-        ].split(batch_size)
+        yield from torch.randperm(num_rows, device=device)[:whole].split(batch_size)
 
 
 def _capture(step: Callable[[Tensor], Tensor], batches: Iterator[Tensor]) -> Callable[[], Tensor]:
-    """`step` as one CUDA graph, after three real steps that compile, choose kernels and make the
-    momentum buffers.
+    """`step` as one CUDA graph.
+
+    Three real steps before it compile, choose kernels and make the momentum buffers.
     """
     index = next(batches).clone()
     stream = torch.cuda.Stream()
@@ -271,9 +282,7 @@ class Objective(nn.Module):
         self.register_buffer("shift", torch.tensor(-mean / std, dtype=torch.float32))
 
     def views(self, index: Tensor) -> Tensor:
-        """float32 [V*B, C, H, W] of rows index [B]: the weak views and, for SOP+, then the strong
-        ones.
-        """
+        """float32 [V*B, C, H, W] of rows index [B]: the weak views, then SOP+'s strong ones."""
         strong = self.method == "sop_plus"
         pixels = _crop_flip(self.padded, torch.cat([index, index]) if strong else index)
         made = torch.addcmul(self.shift, pixels.float(), self.scale)
@@ -296,16 +305,32 @@ class Objective(nn.Module):
 
 
 def make_step(
-    method: str, network: str, variant: str, images: np.ndarray, labels: np.ndarray, num_classes: int, batch_size: int,
-    device: str, seed: int = 0, width: int = 16, activation: str = "silu",
-) -> Callable[[], Tensor]:  # fmt: skip
-    """One training step as a function without arguments; its result, the loss [], may be
-    overwritten by the next call.
+    method: str,
+    network: str,
+    variant: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    batch_size: int,
+    device: str,
+    seed: int = 0,
+    width: int = 16,
+    activation: str = "silu",
+) -> Callable[[], Tensor]:
+    """One training step as a function without arguments, which returns the loss [].
+
+    The next call may overwrite it.
 
     Args:
-        method: 'ce', 'sop' or 'sop_plus'. network: see `make_network`, as for width and activation.
-        variant: a key of `variants(device)`.
-        images: uint8 [N, H, W, C]. labels: int [N].
+      method: 'ce', 'sop' or 'sop_plus'.
+      network, width, activation: see `make_network`.
+      variant: a key of `variants(device)`.
+      images: uint8 [N, H, W, C].
+      labels: int [N].
+      num_classes: K.
+      batch_size: B.
+      device: 'cpu' or 'cuda'.
+      seed: of everything that is drawn.
     """
     how = variants(device)[variant]
     torch.manual_seed(seed)

@@ -30,6 +30,7 @@ from sop_jax.loop import train
 from sop_jax.mesh import fetch, make_mesh, put, replicated
 from sop_jax.settings import complete
 from sop_jax.state import TrainState
+from sop_jax.workdir import Session
 
 _FIELDS = {  # parameter -> field of the config that it sets
     "method": "method.name",
@@ -252,11 +253,11 @@ class _NoEvaluation:
 
 def _train(experiment: Experiment, quiet: bool) -> TrainState:
     with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
-        workdir = pathlib.Path(folder)
-        checkpoints = Checkpoints(workdir)
+        session = Session(pathlib.Path(folder), experiment.config)
+        checkpoints = Checkpoints(session.workdir)
         try:
             outcome = train(
-                experiment, experiment.resident(), workdir, checkpoints, _NoEvaluation(), quiet
+                experiment, experiment.resident(), session, checkpoints, _NoEvaluation(), quiet
             )
         finally:
             checkpoints.close()
@@ -290,7 +291,7 @@ def _checked_options(parameter: str, options: object) -> dict[str, object]:
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise UserError(
             f"{parameter}={options!r} must be a dict of field names and values, such as "
-            '{"gamma": 2.0}'
+            '{"gamma": 2}'
         )
     if "name" in options:
         raise UserError(f"{parameter} holds 'name'; the parameter {parameter[:-8]} says it")

@@ -126,7 +126,13 @@ class Programs:
         compiled = self._compiled.get(len(example))
         if compiled is None:
             start = time.perf_counter()
-            compiled = self._run_steps.lower(state, resident, example, index).compile()
+            compiled = self.lower(state, resident, example, index).compile()
             self._compiled[len(example)] = compiled
             self.compile_seconds += time.perf_counter() - start
         return compiled(state, resident, example, index)
+
+    def lower(
+        self, state: TrainState, resident: Resident, example: jax.Array, index: jax.Array
+    ) -> jax.stages.Lowered:
+        """The program of such a call before it is compiled: its text, and what it costs."""
+        return self._run_steps.lower(state, resident, example, index)

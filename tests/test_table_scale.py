@@ -1,6 +1,4 @@
-"""The benchmark of the table's scale, at tiny sizes: what its file holds. No time is judged
-here.
-"""
+"""The benchmark of the table's scale, at tiny sizes: what its file holds. No time is judged."""
 
 import json
 import os
@@ -13,11 +11,20 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def test_bytes_follow_the_formula_and_the_program_does_not_grow(tmp_path):
     out = tmp_path / "scale.json"
+    flags = "--rows=4000,1000,100000000 --num_classes=10 --batch_size=16 --steps=3 --devices=2"
     subprocess.run(
-        [sys.executable, "benchmarks/table_scale.py", f"--out={out}", "--rows=4000,1000,100000000",
-         "--num_classes=10", "--batch_size=16", "--steps=3", "--devices=2", "--max_bytes=1000000"],
-        cwd=ROOT, env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}, check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "benchmarks/table_scale.py",
+            *flags.split(),
+            "--max_bytes=1000000",
+            f"--out={out}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        check=True,
+        capture_output=True,
+    )
     report = json.loads(out.read_text())
     assert report["rows"] == [1000, 4000] and report["num_classes"] == [10, 10]
     assert len(report["devices"]) == 2
