@@ -54,7 +54,7 @@ def pair():
                     "--config.distributed.num_processes=2",
                     f"--config.distributed.process_id={process}",
                 )
-                runs.append(start(workdir, *together, *flags, **keywords))
+                runs.append(stack.enter_context(start(workdir, *together, *flags, **keywords)))
                 stack.callback(runs[-1].kill)
             return runs
 
