@@ -11,8 +11,8 @@ import pathlib
 import re
 import sys
 
-from sop_jax.command_line import exit_status
 from sop_jax.errors import UserError
+from sop_jax.exit_status import exit_status
 from sop_jax.files import read_json, write_text
 
 FIGURES = (

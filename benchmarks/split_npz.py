@@ -1,8 +1,8 @@
-"""Splits an .npz of `images` and `labels` into the training and test rows of data.name=npz.
+"""Splits an .npz file of `images` and `labels` into the two splits that data.name=npz reads.
 
     python benchmarks/split_npz.py IN.npz OUT.npz
 
-Every fifth row is for testing, the others for training; ids are the row numbers of IN.
+Every fifth example is for testing, the others for training; ids are their positions in IN.
 """
 
 import argparse
@@ -12,16 +12,13 @@ import numpy as np
 
 def split(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of OUT.npz from images [N, ...] and labels [N]."""
-    rows = np.arange(len(labels))
-    test = rows % 5 == 4
-    return {
-        "train_images": images[~test],
-        "train_labels": labels[~test],
-        "train_ids": rows[~test],
-        "test_images": images[test],
-        "test_labels": labels[test],
-        "test_ids": rows[test],
-    }
+    ids = np.arange(len(labels))
+    arrays = {}
+    for name, index in (("train", ids[ids % 5 != 4]), ("test", ids[ids % 5 == 4])):
+        arrays[f"{name}_images"] = images[index]
+        arrays[f"{name}_labels"] = labels[index]
+        arrays[f"{name}_ids"] = index
+    return arrays
 
 
 def main() -> None:

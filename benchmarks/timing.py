@@ -111,7 +111,7 @@ def matrix_product_rate(dtype: str) -> float:
 
 def describe(config: ConfigDict) -> dict:
     """Command, date, commit, devices and versions of this process."""
-    about = describe_run(config)
+    about = describe_run()
     versions = about["versions"] | {"torch": _version("torch")}
     return {
         "command": about["command"],

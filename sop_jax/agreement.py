@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax.config import flatten, group_of
+from sop_jax.config import flatten
 from sop_jax.errors import UserError
 
 JOIN_SECONDS = 45.0  # that the processes may start apart
@@ -115,12 +115,8 @@ def require_same(facts: Mapping[str, object], topic: str) -> None:
 
 def facts_of(config: ConfigDict) -> dict[str, object]:
     """The fields in which the processes of a run must agree: all but those of one machine."""
-    facts = {}
-    for field in flatten(config):
-        if field not in MAY_DIFFER:
-            group, name = group_of(config, field)
-            facts[f"config.{field}"] = group[name]
-    return facts
+    fields = flatten(config)
+    return {f"config.{name}": fields[name] for name in fields if name not in MAY_DIFFER}
 
 
 def fingerprint(arrays: Iterable[np.ndarray]) -> str:
@@ -140,7 +136,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _tell(str(error) or type(error).__name__)
+        _tell(_reason(error))
         raise
 
 
@@ -230,18 +226,29 @@ def _end(message: str) -> None:
     os._exit(2)
 
 
+def _broken(error: BaseException) -> bool:
+    """Whether a collective failed, as it does where another process is gone."""
+    return re.search("gloo|nccl", str(error), re.IGNORECASE) is not None
+
+
+def _reason(error: BaseException) -> str:
+    """What the other processes are told of an exception."""
+    if _broken(error):
+        return f"a process of this run ended without a word; {_AGAIN}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def _after_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """What `sys.excepthook` does: a collective that broke has a line, any other error its trace."""
-    if re.search("gloo|nccl", str(error), re.IGNORECASE):
+    if _broken(error):
         time.sleep(
             2.0
         )  # where the process that broke it said why, `_watch` ends this one with that
-        broken = f"a process of this run ended without a word; {_AGAIN}"
-        _tell(broken)
-        _end(broken)
-    announce(f"ended by {kind.__name__}: {error}")
+        _tell(_reason(error))
+        _end(_reason(error))
+    announce(_reason(error))
     sys.__excepthook__(kind, error, trace)
     sys.stderr.flush()
     os._exit(1)

@@ -10,11 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sop_jax.config import default, flatten
+from sop_jax.config import OPEN_GROUPS, default, flatten
 from sop_jax.errors import UserError
 from sop_jax.exit_status import exit_status
 from sop_jax.files import write_json
 from sop_jax.run_folder import group_folders, number, read_config_and_summary
+from sop_jax.settings import CHOICES, RENAMED, choose, complete, described
 
 METRICS = {  # summary.json -> column heading
     "test_accuracy_last": "test_accuracy_last",
@@ -35,6 +36,7 @@ WHEREABOUTS = (  # beginnings of the fields without influence on the numbers
     "num_seeds",
     "seeds_by",
 )
+OPEN = tuple(f"{group}." for group in OPEN_GROUPS)  # parts whose fields depend on a choice
 
 Setting = dict[str, Any]  # a configuration by dotted field names
 Group = dict[str, Any]  # see `compare`
@@ -139,13 +141,31 @@ def _matters(name: str) -> bool:
     return name not in SEEDS and not name.startswith(WHEREABOUTS)
 
 
-def _completed(setting: Setting) -> Setting:
-    """The configuration with the fields that it lacks, where their defaults are known."""
-    if setting.get("task", "classify") != "classify":
-        return setting
-    # Lists, as JSON has them.
-    defaults = json.loads(json.dumps(flatten(default())))
-    return defaults | setting
+def _completed(saved: Setting) -> Setting:
+    """A saved configuration as today's code would write it.
+
+    Fields that it lacks stand at their defaults, those renamed since under their new names. A field
+    of another method, network or optimiser says nothing and is left out, and one whose default is
+    published for the data and the noise stays absent. Configurations of other tasks, and of choices
+    that are unknown today, stay as they are.
+    """
+    if saved.get("task", "classify") != "classify":
+        return saved
+    chosen = {choice.field: saved[choice.field] for choice in CHOICES if choice.field in saved}
+    try:
+        fields = described(complete(choose(default(), chosen)[0]))
+    except UserError:
+        return saved
+    setting = {}
+    for name, field in fields.items():
+        if field.default is not None or not name.startswith(OPEN):
+            value = field.default
+            setting[name] = list(value) if isinstance(value, tuple) else value  # as JSON has it
+    for name, value in saved.items():
+        new = RENAMED.get(name, name)
+        if new in fields or not new.startswith(OPEN):
+            setting[new] = value
+    return setting
 
 
 def _fill_absent(settings: list[Setting]) -> None:

@@ -1,6 +1,4 @@
-"""XLA options of our programs, where its defaults cost time; what each one buys is measured in
-benchmarks/NOTES.md.
-"""
+"""XLA options of our programs where its defaults cost time, as measured in benchmarks/NOTES.md."""
 
 import functools
 
@@ -30,9 +28,7 @@ def options_for_one_run() -> dict | None:
 
 @functools.cache
 def _known() -> bool:
-    """Whether this XLA has the options, one of which is experimental: without them programs are
-    slower, not wrong.
-    """
+    """Whether this XLA has the options: one is experimental, and without them programs are slow."""
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_STEPS)()
     except jax.errors.JaxRuntimeError:

@@ -97,7 +97,7 @@ def at_least(config: ConfigDict, lowest: float, *fields: str) -> None:
     """Raises UserError unless each field is finite and at least `lowest`, or is not set."""
     for field in fields:
         group, name = group_of(config, field)
-        ok = group[name] is None or (group[name] >= lowest and math.isfinite(group[name]))
+        ok = group[name] is None or lowest <= group[name] < math.inf
         require(ok, field, group[name], f"it must be a finite number of at least {lowest}")
 
 

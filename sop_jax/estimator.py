@@ -30,6 +30,7 @@ from sop_jax.loop import train
 from sop_jax.mesh import fetch, make_mesh, put, replicated
 from sop_jax.settings import complete
 from sop_jax.state import TrainState
+from sop_jax.workdir import Session
 
 _FIELDS = {  # parameter -> field of the config that it sets
     "method": "method.name",
@@ -56,9 +57,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
       method: 'sop', 'ce' and the like, a module of `sop_jax.methods`.
-      method_options: fields of the method by name, such as {"learning_rate_u": 20.0} for 'sop' or
-        {"gamma": 2} for 'focal'; the others keep their defaults. `python -m sop_jax.main --help`
-        lists them.
+      method_options: fields of the method by name, such as {"gamma": 2} for 'focal'; the others
+        keep their defaults. `python -m sop_jax.main --help` lists them.
       epochs, batch_size: a batch must split evenly over the devices and be no larger than the data.
       learning_rate: of the network.
       model: network, a key of `sop_jax.models.api.NETWORKS`.
@@ -253,11 +253,11 @@ class _NoEvaluation:
 
 def _train(experiment: Experiment, quiet: bool) -> TrainState:
     with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
-        workdir = pathlib.Path(folder)
-        checkpoints = Checkpoints(workdir)
+        session = Session(pathlib.Path(folder), experiment.config)
+        checkpoints = Checkpoints(session.workdir)
         try:
             outcome = train(
-                experiment, experiment.resident(), workdir, checkpoints, _NoEvaluation(), quiet
+                experiment, experiment.resident(), session, checkpoints, _NoEvaluation(), quiet
             )
         finally:
             checkpoints.close()
@@ -291,7 +291,7 @@ def _checked_options(parameter: str, options: object) -> dict[str, object]:
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise UserError(
             f"{parameter}={options!r} must be a dict of field names and values, such as "
-            '{"learning_rate_u": 20.0}'
+            '{"gamma": 2}'
         )
     if "name" in options:
         raise UserError(f"{parameter} holds 'name'; the parameter {parameter[:-8]} says it")

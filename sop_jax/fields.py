@@ -7,7 +7,6 @@ defaults stand in its signature, their meanings in the `Args:` of its docstring.
 """
 
 import inspect
-import math
 import re
 import textwrap
 import types
@@ -85,7 +84,7 @@ class Field(NamedTuple):
 
     def _check_range(self, path: str, value: float) -> None:
         least, most = self.bounds or _WIDEST[self.type]
-        if not (math.isfinite(value) and least <= value <= most):
+        if not least <= value <= most:  # nor is NaN
             wanted = "a whole number" if self.type is int else "a finite number"
             raise UserError(
                 f"config.{path}={_short(value)} is not allowed: it must be {wanted} from "

@@ -108,7 +108,7 @@ def read_run(workdir: str | Path) -> Run:
     if not isinstance(names, list) or not names:
         raise _damaged(folder / "summary.json", "class_names is not a list of names")
     names = tuple(str(name) for name in names)
-    issues = _read_issues(folder / "label_issues.csv", names)
+    issues = read_issues(folder / "label_issues.csv", names)
     ids = issues["id"]
     score, margin, diagnostics = _read_predictions(folder / "predictions.npz", ids)
     gallery_index, gallery_images = _read_gallery(folder / "gallery.npz", ids)
@@ -207,7 +207,7 @@ def _read_epochs(path: Path) -> list[dict[str, float | None]]:
     return epochs
 
 
-def _read_issues(path: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
+def read_issues(path: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Returns the CSV_COLUMNS of label_issues.csv, labels as class numbers."""
     class_of = {name: k for k, name in enumerate(class_names)}
     flags = {"true": True, "1": True, "false": False, "0": False}

@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, and nothing written outside the test's own folders."""
+"""Eight virtual CPU devices, and a strict JAX: no rank or dtype is promoted without saying so."""
 
 import os
 
@@ -12,6 +12,9 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

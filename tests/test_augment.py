@@ -1,6 +1,4 @@
-"""The two training views: what may be drawn, and that a view depends on (seed, epoch, row)
-alone.
-"""
+"""Training views: what may be drawn, and that a view depends on seed, epoch and example alone."""
 
 import dataclasses
 
@@ -205,3 +203,31 @@ def test_views_are_the_same_with_double_precision_switched_on():
         double = views(AUGMENT, keys, IMAGES, BOTH)
     chex.assert_type(double, jnp.float32)
     chex.assert_trees_all_close(double, single, atol=1e-6)
+
+
+@pytest.fixture
+def strict():
+    """Every promotion of ranks and types is said, nothing moves to the device unasked."""
+    with (
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.transfer_guard("disallow"),
+    ):
+        yield
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_is_promoted_or_moved_unasked(channels, request):
+    settings = dataclasses.replace(AUGMENT, mean=(0.5,) * channels, std=(0.25,) * channels)
+    images = jax.device_put(IMAGES[..., :channels])
+    key, epoch, index = KEY, jax.device_put(np.int32(3)), jax.device_put(np.arange(12))
+
+    def batch(key, epoch, index, images):
+        mirror = augment.alternating_mirror(key, epoch, index)
+        keys = example_keys(key, epoch, index)
+        return augment.views(settings, keys, images, ("weak", "strong", "weak"), mirror)
+
+    relaxed = jax.jit(batch)(key, epoch, index, images)
+    request.getfixturevalue("strict")
+    chex.assert_trees_all_equal(jax.jit(batch)(key, epoch, index, images), relaxed)

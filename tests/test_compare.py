@@ -48,7 +48,7 @@ def test_mean_and_sample_deviation_by_hand(three_seeds):
     (group,), warnings = compare.compare(three_seeds)
     assert warnings == []
     assert (group["dataset"], group["noise"]) == ("digits", "symmetric_exclusive 0.4")
-    assert (group["method"], group["network"]) == ("sop (paper)", "small_resnet width 16")
+    assert (group["method"], group["network"]) == ("sop", "small_resnet")
     assert (group["n"], group["seeds"], group["differs"]) == (3, [0, 1, 2], {})
     last = group["metrics"]["test_accuracy_last"]
     assert math.isclose(last["mean"], 0.96)
@@ -105,7 +105,7 @@ def test_another_learning_rate_is_another_row_that_says_so(three_seeds, tmp_path
 def test_method_noise_and_network_name_the_rows(tmp_path):
     runs = [
         _write(tmp_path, "ce", {"method.name": "ce", "optimizer.learning_rate": 0.05}),
-        _write(tmp_path, "official", {"method.variant": "official"}),
+        _write(tmp_path, "sop"),
         _write(
             tmp_path, "human", {"noise.kind": "human", "noise.labels": "worst", "noise.rate": 0.0}
         ),
@@ -114,12 +114,99 @@ def test_method_noise_and_network_name_the_rows(tmp_path):
     groups, _ = compare.compare(runs)
     named = {(group["noise"], group["method"], group["network"]) for group in groups}
     assert named == {
-        ("symmetric_exclusive 0.4", "ce", "small_resnet width 16"),
-        ("symmetric_exclusive 0.4", "sop (official)", "small_resnet width 16"),
-        ("human worst", "sop (paper)", "small_resnet width 16"),
-        ("none", "sop (paper)", "resnet18"),
+        ("symmetric_exclusive 0.4", "ce", "small_resnet"),
+        ("symmetric_exclusive 0.4", "sop", "small_resnet"),
+        ("human worst", "sop", "small_resnet"),
+        ("none", "sop", "resnet18"),
     }
     assert all(group["differs"] == {} for group in groups)  # the names already tell them apart
+
+
+def test_a_field_of_the_method_is_a_difference_like_any_other(tmp_path):
+    """The table knows no method: what tells two variants apart is named with its value."""
+    variants = ("paper", "official")
+    runs = [_write(tmp_path, name, {"method.variant": name}) for name in variants]
+    groups, _ = compare.compare(runs)
+    assert [(group["method"], group["differs"]) for group in groups] == [
+        ("sop", {"method.variant": "official"}),
+        ("sop", {"method.variant": "paper"}),
+    ]
+
+
+def test_a_field_that_a_run_is_too_old_to_have_stands_at_its_default(tmp_path):
+    runs = [
+        _write(tmp_path, "old", {"seed": 0}),
+        _write(tmp_path, "new", {"seed": 1, "data.downsample": 1, "noise.nobody_knows": 3}),
+        _write(tmp_path, "small", {"seed": 2, "data.downsample": 2, "noise.nobody_knows": 3}),
+    ]
+    groups, warnings = compare.compare(runs)
+    assert warnings == []
+    assert [(group["seeds"], group["differs"]) for group in groups] == [
+        ([0, 1], {"data.downsample": 1}),
+        ([2], {"data.downsample": 2}),
+    ]
+
+
+def test_fields_of_other_methods_and_renamed_ones_make_no_group_of_their_own(tmp_path):
+    """Folders from before a method owned its fields hold those of all methods."""
+    old = {"method.name": "focal", "method.focal_gamma": 2.0, "method.smoothing": 0.05}
+    old |= {"optimizer.muon_learning_rate": 0.24, "optimizer.drop_epochs": [40, 80]}
+    runs = [
+        _write(tmp_path, "old", {"seed": 0, **old}),
+        _write(tmp_path, "new", {"seed": 1, "method.name": "focal", "method.gamma": 2.0}),
+        _write(tmp_path, "other", {"seed": 2, "method.name": "focal", "method.gamma": 3.0}),
+    ]
+    groups, _ = compare.compare(runs)
+    assert [(group["seeds"], group["differs"]) for group in groups] == [
+        ([0, 1], {"method.gamma": 2.0}),
+        ([2], {"method.gamma": 3.0}),
+    ]
+
+
+def test_a_published_value_that_an_old_run_does_not_name_is_no_difference(tmp_path):
+    runs = [
+        _write(tmp_path, "old", {"seed": 0}),
+        _write(tmp_path, "new", {"seed": 1, "method.learning_rate_u": 10.0}),
+    ]
+    (group,), _ = compare.compare(runs)
+    assert group["seeds"] == [0, 1]
+
+
+def test_a_limit_that_only_one_run_has_is_a_difference(tmp_path):
+    runs = [
+        _write(tmp_path, "old", {"seed": 0}),
+        _write(tmp_path, "new", {"seed": 1, "data.train_limit": 100}),
+    ]
+    groups, _ = compare.compare(runs)
+    assert [group["differs"]["data.train_limit"] for group in groups] == [100, None]
+
+
+def test_a_method_that_is_unknown_here_is_compared_as_it_stands(tmp_path):
+    runs = [_write(tmp_path, f"r{seed}", {"seed": seed, "method.name": "mine"}) for seed in (0, 1)]
+    (group,), _ = compare.compare(runs)
+    assert (group["method"], group["n"]) == ("mine", 2)
+
+
+def test_a_field_of_unknown_default_with_two_values_keeps_groups_apart(tmp_path):
+    runs = [
+        _write(tmp_path, "old", {"seed": 0}),
+        _write(tmp_path, "one", {"seed": 1, "noise.nobody_knows": 1}),
+        _write(tmp_path, "two", {"seed": 2, "noise.nobody_knows": 2}),
+    ]
+    groups, _ = compare.compare(runs)
+    assert [group["differs"]["noise.nobody_knows"] for group in groups] == ["(absent)", 1, 2]
+
+
+def test_a_run_of_several_seeds_counts_as_so_many(tmp_path, capsys):
+    whole = tmp_path / "whole"
+    for seed in (0, 1):
+        _write(whole, f"seed_{seed}", {"seed": seed}, test_accuracy_last=0.9)
+    write_summary(whole, seeds=[0, 1])
+    (group,), _ = compare.compare([str(whole)])
+    assert (group["n"], group["seeds"]) == (2, [0, 1])
+    write_summary(whole, seeds=3)
+    assert compare.main([str(whole)]) == 2
+    assert "seeds is not a list of seeds" in capsys.readouterr().err
 
 
 def test_noise_seed_counts_as_a_seed(tmp_path):
@@ -152,7 +239,7 @@ def test_out_file_holds_the_same_numbers(three_seeds, tmp_path, capsys):
     assert "0.9600 +- 0.0100" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["missing", "unfinished", "damaged", "text"])
+@pytest.mark.parametrize("fault", ["missing", "unfinished", "damaged", "text", "deep", "binary"])
 def test_a_bad_run_is_named_in_one_line(fault, three_seeds, tmp_path, capsys):
     bad = tmp_path / "bad_run"
     if fault != "missing":
@@ -161,6 +248,10 @@ def test_a_bad_run_is_named_in_one_line(fault, three_seeds, tmp_path, capsys):
         (bad / "summary.json").unlink()
     if fault == "damaged":
         (bad / "summary.json").write_text('{"seed": 0,')
+    if fault == "deep":
+        (bad / "config.json").write_text('{"a":' * 10_000 + "1" + "}" * 10_000)
+    if fault == "binary":
+        (bad / "config.json").write_bytes(b"\xff\x00")
     out = tmp_path / "out.json"
     assert compare.main([*three_seeds, str(bad), f"--out={out}"]) != 0
     captured = capsys.readouterr()
@@ -172,6 +263,16 @@ def test_a_bad_run_is_named_in_one_line(fault, three_seeds, tmp_path, capsys):
 def test_out_into_a_missing_folder_is_a_user_error(three_seeds, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         compare._write(tmp_path / "no" / "where.json", {})
+
+
+def test_out_replaces_a_link_and_is_no_folder(three_seeds, tmp_path, capsys):
+    mine, link = tmp_path / "mine.json", tmp_path / "link.json"
+    mine.write_text("mine")
+    link.symlink_to(mine)
+    assert compare.main([*three_seeds, f"--out={link}"]) == 0
+    assert mine.read_text() == "mine" and not link.is_symlink()
+    assert compare.main([*three_seeds, f"--out={tmp_path}"]) == 2
+    assert "name another one" in capsys.readouterr().err
 
 
 def test_shell_command(three_seeds):

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sop_jax.config import default
-from sop_jax.data import dataset, sources, transitions
+from sop_jax.data import dataset, memory, sources, transitions
 from sop_jax.data.dataset import load
 from sop_jax.errors import UserError
 
@@ -349,3 +349,40 @@ def test_human_label_guards(npz, label_files, tmp_path):
 )
 def test_fields_out_of_range(npz, fields, words):
     fails(npz(**fields), words)
+
+
+# ---- what no training should start with
+
+
+def test_one_class_is_refused_whatever_leaves_only_one(npz):
+    zeros = np.zeros(N, int)
+    fails(npz({"train_labels": zeros}, **{"data.num_classes": 4}), "all 60 labels are 0")
+    names = {"train_labels": zeros, "class_names": np.array(list("abcd"))}
+    fails(npz(names), "all 60 labels are 0", "at least 2 classes")
+    fails(npz(**{"data.train_limit": 1}), "all 1 labels are 0")
+    fails(npz({"class_names": np.array(["a"])}), "outside [0, 0]")
+    only = {"train_labels": zeros, "test_labels": np.zeros(8, int), "class_names": np.array(["a"])}
+    fails(npz(only), "names 1 class, 'a'; a classifier takes at least 2")
+
+
+@pytest.mark.parametrize("num_classes", [10**9, 1298, 2**31 - 1])
+def test_more_classes_than_rows_are_refused_at_once(num_classes):
+    fails(
+        configured(**{"data.num_classes": num_classes}), f"{num_classes}: more classes than the 1"
+    )
+
+
+def test_numbered_classes_must_not_take_a_name_that_is_there(npz):
+    names = {"class_names": np.array(["a", "b", "c", "4"])}
+    fails(npz(names, **{"data.num_classes": 5}), "classes 3 and 4 are both named '4'")
+
+
+def test_noise_matrices_that_memory_cannot_hold_are_refused(monkeypatch):
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 10**6)
+    fields = {"data.num_classes": 1000, "noise.kind": "pairflip", "noise.rate": 0.2}
+    fails(configured(**fields), "label noise of 1,000 classes", "needs about 0.0 GB, the machine")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev", "/dev/null"])
+def test_a_path_that_is_no_file_is_refused(path):
+    fails(configured(**{"data.name": "npz", "data.path": path}), f"data.path={path}: is a ")

@@ -10,15 +10,16 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
-from sop_jax import SOPClassifier, config, loop
+from sop_jax import SOPClassifier, config, estimator
 from sop_jax.data import noise
 from sop_jax.errors import UserError
+from sop_jax.loop import Outcome
 
 SETTINGS = {
     "epochs": 12,
     "batch_size": 64,
     "learning_rate": 0.1,
-    "width": 8,
+    "model_options": {"width": 8},
     "crop_padding": 1,
     "flip": False,
 }
@@ -124,9 +125,8 @@ def test_is_quiet_unless_asked(digits, capfd):
 
 
 def test_sigterm_ends_the_process_instead_of_leaving_half_a_fit(monkeypatch):
-    monkeypatch.setattr(
-        loop, "train", lambda *args, **kwargs: [loop.Outcome(None, [], False, 0.0, [])]
-    )
+    stopped = Outcome(None, [], False, 0.0, [])
+    monkeypatch.setattr(estimator, "train", lambda *args, **kwargs: stopped)
     classifier = SOPClassifier(batch_size=8)
     with pytest.raises(SystemExit) as end:
         classifier.fit(np.zeros((8, 8, 8)), [0, 1] * 4)
@@ -134,25 +134,30 @@ def test_sigterm_ends_the_process_instead_of_leaving_half_a_fit(monkeypatch):
 
 
 def test_is_a_scikit_learn_estimator():
-    classifier = SOPClassifier(epochs=3, learning_rate_u=5.0)
+    classifier = SOPClassifier(epochs=3, method_options={"learning_rate_u": 5.0})
     assert is_classifier(classifier)
     copy = clone(classifier)
-    assert (
-        copy.get_params() == classifier.get_params() and copy.get_params()["learning_rate_u"] == 5.0
-    )
-    assert copy.set_params(width=4).width == 4
+    assert copy.get_params() == classifier.get_params()
+    assert copy.get_params()["method_options"] == {"learning_rate_u": 5.0}
+    assert copy.set_params(model_options={"width": 4}).model_options == {"width": 4}
 
 
 def test_defaults_are_those_of_the_config():
     parameters, default = SOPClassifier().get_params(), config.default()
     assert parameters.pop("verbose") is False
-    fields = {**default.to_dict(), **default.optimizer, **default.augment, **default.method}
-    fields |= {
-        "method": default.method.name,
-        "model": default.model.name,
-        "width": default.model.width,
-    }
+    assert parameters.pop("method_options") is None and parameters.pop("model_options") is None
+    fields = {**default.to_dict(), **default.optimizer, **default.augment}
+    fields |= {"method": default.method.name, "model": default.model.name}
     assert parameters == {name: fields[name] for name in parameters}
+
+
+def test_options_reach_the_config_of_the_method_and_the_network():
+    classifier = SOPClassifier(
+        method="focal", method_options={"gamma": np.int64(2)}, model_options={"width": 4}
+    )
+    made = classifier._config((8, 8, 1))
+    assert made.method.to_dict() == {"name": "focal", "gamma": 2.0}
+    assert made.model.width == 4 and made.model.activation == "silu"
 
 
 def test_labels_of_every_hashable_kind_and_numpy_parameters_get_as_far_as_the_batch():
@@ -211,7 +216,19 @@ def test_arrays_that_cannot_be_trained_on(images, labels, message):
         ({"epochs": 2.5}, "epochs=2.5 is of type float; it must be int"),
         ({"epochs": None}, "epochs=None is of type NoneType; it must be int"),
         ({"flip": 1}, "flip=1 is of type int; it must be bool"),
-        ({"learning_rate_u": "10"}, "learning_rate_u='10' is of type str; it must be float"),
+        (
+            {"method_options": {"learning_rate_u": "10"}},
+            "method.learning_rate_u='10' is of type str; it must be a number",
+        ),
+        (
+            {"method": "gce", "method_options": {"smoothing": 0.9}},
+            "method.smoothing is no field of method 'gce' .it belongs to label_smoothing.",
+        ),
+        ({"method_options": {"name": "ce"}}, "method_options holds 'name'"),
+        ({"method_options": [1]}, "method_options=.1. must be a dict"),
+        ({"method": "focal", "method_options": {"gamma": 0.5}}, "method.gamma=0.5"),
+        ({"model_options": {"width": 0}}, "model.width=0 is not allowed"),
+        ({"crop_padding": 8}, "augment.crop_padding=8 is not allowed"),
         ({"epochs": 0}, "epochs=0 is not allowed"),
         ({"method": "spo"}, "method.name='spo' is unknown"),
         ({"model": "resnet"}, "model.name='resnet' is unknown"),

@@ -1,6 +1,4 @@
-"""The fast recipe's parts together: whitening, Muon, averaged parameters; a run that learns and
-goes on exactly.
-"""
+"""The fast recipe's parts together: whitening, Muon, averaged parameters, a run that learns."""
 
 import shutil
 
@@ -11,12 +9,14 @@ import pytest
 from test_loop import assert_same_end, metrics, tiny
 
 from sop_jax import evaluate, methods, models, optimizer
-from sop_jax import step as steps
 from sop_jax.config import default
 from sop_jax.data import sources
 from sop_jax.data.augment import normalise
 from sop_jax.methods.base import Batch
 from sop_jax.models import fast
+from sop_jax.settings import complete
+from sop_jax.state import init_state
+from sop_jax.step import make_step
 from sop_jax.tasks import classify
 
 
@@ -70,17 +70,20 @@ def test_kernels_start_as_the_identity():
     assert np.abs(kernel[..., 4:]).min() > 0
 
 
-def make_state(filters, config, num_classes=4):
-    """A state and a jitted CE step of fast_net on 8x8 grey images, with the configured
-    optimiser.
+def make_state(sample, config, num_classes=4):
+    """A state and a jitted CE step of fast_net on 8x8 grey images.
+
+    `sample` hands over the images to whiten; None: that layer is trained.
     """
+    config = complete(config)
     method = methods.find("ce")(num_classes=num_classes)
-    model = models.api.find("fast_net", num_classes, width=4, filters=filters)
+    fitted = sample is not None
+    model = models.find("fast_net", num_classes, sample=sample, width=4, whitening=fitted)
     optimiser = optimizer.make_optimizer(optimizer.network_optimizer(config, 3), {}, 16)
-    state = steps.init_state(
+    state = init_state(
         jax.random.key(0), method, model, optimiser, (8, 8, 1), jnp.zeros(16, int), num_classes
     )
-    return model, state, jax.jit(steps.make_step(method, model.apply, optimiser, 3))
+    return model, state, jax.jit(make_step(method, model, optimiser, 3))
 
 
 def batch(seed=0):
@@ -98,8 +101,9 @@ def fast_config(**fields):
 
 
 def test_filters_are_fixed_and_live_in_the_state():
-    filters = fast.whitening_filters(sources.digits().train.images[:100], [0.3], [0.4])
-    model, state, step = make_state(filters, fast_config())
+    sample = models.Sample(sources.digits().train.images[:100], (0.3,), (0.4,))
+    filters = fast.whitening_filters(*sample)
+    model, state, step = make_state(lambda: sample, fast_config())
     after, _ = step(state, batch())
     np.testing.assert_array_equal(after.model_state[0]["Whitening_0"]["kernel"], filters)
     assert "kernel" not in state.params[0]["Whitening_0"]
@@ -108,7 +112,7 @@ def test_filters_are_fixed_and_live_in_the_state():
         after.params[0]["Whitening_0"][bias]["bias"] != state.params[0]["Whitening_0"][bias]["bias"]
     )
     # what predicts later has no images to compute filters from
-    rebuilt = models.api.find("fast_net", 4, width=4)
+    rebuilt = models.find("fast_net", 4, width=4)
     images = batch().image[:, 0]
     for one, two in zip(
         model.apply(after.params[0], after.model_state[0], images, False),

@@ -1,9 +1,11 @@
 """Files come whole or not at all, replace links instead of following them, say what is wrong."""
 
+import io
 import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -73,3 +75,52 @@ def test_setting_aside_overwrites_nothing(tmp_path):
         files.set_aside(tmp_path / "list.csv")
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert kept == {"list.csv.old": "one", "list.csv.old2": "two", "list.csv.old3": "three"}
+
+
+def test_arrays_are_read_by_name_and_beginning(tmp_path):
+    path = tmp_path / "a.npz"
+    files.write_arrays(
+        path, id=np.arange(2), more_b=np.ones(2), more_a=np.zeros(2), other=np.ones(1)
+    )
+    read = files.read_arrays(path, ("id",), ("more_*", "absent"), "mend it")
+    assert sorted(read) == ["id", "more_a", "more_b"]
+    with pytest.raises(UserError, match=r"a\.npz is damaged \(no array 'label' in it\); mend it"):
+        files.read_arrays(path, ("label",), (), "mend it")
+
+
+def _zip(name, content):
+    """An .npz with one member, which numpy takes for an array or not."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr(name, content)
+    return packed.getvalue()
+
+
+def _header(shape):
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def _single_array():
+    packed = io.BytesIO()
+    np.save(packed, np.arange(3))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"no archive", id="text"),
+        pytest.param(_single_array(), id="one array, no archive"),
+        pytest.param(_zip("id", b"no array"), id="a member that is no array"),
+        pytest.param(_zip("id.npy", _header(f"({2**63},)")), id="2^63 entries claimed"),
+        pytest.param(_zip("id.npy", _header("(3,)")), id="entries missing"),
+        pytest.param(_zip("id.npy", _header("(" * 500)), id="a header that does not close"),
+    ],
+)
+def test_damaged_arrays_are_one_clear_line(tmp_path, content):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.npz is damaged .*; mend it"):
+        files.read_arrays(path, ("id",), (), "mend it")

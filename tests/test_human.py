@@ -5,6 +5,7 @@ import os
 import pathlib
 import pickle
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -30,9 +31,7 @@ def write_pt(path, content: bytes, member="archive/data.pkl", compression=zipfil
 
 
 def published_pickle(arrays, protocol=2) -> bytes:
-    """What torch.save writes for a dict of numpy arrays, under numpy 1's module names for protocol
-    2.
-    """
+    """What torch.save writes for a dict of numpy arrays; protocol 2 with numpy 1's module names."""
     content = pickle.dumps(arrays, protocol)
     if protocol == 2:
         content = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
@@ -271,3 +270,23 @@ def test_human_labels_checks_rows():
         human_labels(SETS, "nobody", CLEAN, ids, 10, "f.pt")
     with pytest.raises(UserError, match="noise.labels is not set: f.pt has mine"):
         human_labels({"mine": CLEAN}, None, CLEAN, ids, 10, "f.pt")
+
+
+def test_what_is_no_regular_file_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    (tmp_path / "folder.pt").mkdir()
+    for name in ("pipe.pt", "pipe.npz", "zero.npz"):
+        with pytest.raises(UserError, match=rf"data\.labels=.*{name}: is a pipe, socket or dev"):
+            read_label_sets(str(tmp_path / name))
+    with pytest.raises(UserError, match=r"folder\.pt: is a folder"):
+        read_label_sets(str(tmp_path / "folder.pt"))
+
+
+def test_a_large_pickle_is_refused_before_it_is_read(tmp_path):
+    path = write_pt(tmp_path / "large.pt", b"\x80\x02" + b"N0" * (5 * 2**20) + b"}.")
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=r"10,485,764 bytes, too many for labels \(at most 8,388,6"):
+        read_label_sets(path)
+    assert time.perf_counter() - start < 1

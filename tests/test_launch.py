@@ -1,8 +1,7 @@
-"""The launch scripts, with stand-ins for Python and curl, and the digits part of the notebook,
-executed.
-"""
+"""The launch scripts, with stand-ins for Python and curl; the digits part of the notebook, run."""
 
 import html
+import itertools
 import os
 import pathlib
 import re
@@ -35,9 +34,7 @@ CURL = '#!/usr/bin/env bash\n[[ -n "$ENDPOINTS" ]] && echo "$ENDPOINTS"\n'
 
 @pytest.fixture
 def launch(tmp_path):
-    """launch("gpu.sh", NAME="value") -> (exit status, arguments that Python got, standard
-    error).
-    """
+    """launch("gpu.sh", NAME="value") -> (status, arguments that Python got, standard error)."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in (("python-stub", PYTHON), ("curl", CURL)):
@@ -85,15 +82,10 @@ def test_script_installs_once_and_hands_its_arguments_on(launch, script, extra):
 
 
 def test_pod_tells_jax_how_many_workers_there_are(launch):
-    assert (
-        "--config.distributed.num_processes=3"
-        in launch("tpu_vm.sh", ENDPOINTS="10.0.0.2,10.0.0.3,10.0.0.4")[1]
-    )
-    assert launch("tpu_vm.sh", ENDPOINTS="unknown:0:10.0.0.2")[1] == [
-        "-m",
-        "sop_jax.main",
-        *ARGUMENTS,
-    ]
+    _, arguments, _ = launch("tpu_vm.sh", ENDPOINTS="10.0.0.2,10.0.0.3,10.0.0.4")
+    assert "--config.distributed.num_processes=3" in arguments
+    _, arguments, _ = launch("tpu_vm.sh", ENDPOINTS="unknown:0:10.0.0.2")
+    assert arguments == ["-m", "sop_jax.main", *ARGUMENTS]
 
 
 def test_old_python_is_refused(launch):
@@ -126,14 +118,13 @@ def test_notebook_is_valid_and_holds_no_outputs(notebook):
 
 def test_notebook_names_configs_and_fields_that_exist(notebook):
     text = "\n".join(cell.source for cell in notebook.cells)
-    files, fields = (
-        re.findall(r"--config=\{checkout\}/(\S+)", text),
-        re.findall(r"--config\.([\w.]+)=", text),
-    )
+    files = re.findall(r"--config=\{checkout\}/(\S+)", text)
+    fields = re.findall(r"--config\.([\w.]+)=", text)
     assert files and all((ROOT / file).is_file() for file in files)
-    assert fields and set(fields) <= set(config.field_names(config.default()))
+    assert fields and set(fields) <= set(config.flatten(config.default()))
 
 
+@pytest.mark.slow
 def test_digits_part_trains_and_shows_the_report(notebook, tmp_path, monkeypatch):
     # its list of fonts takes seconds to make
     monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
@@ -147,20 +138,10 @@ def test_digits_part_trains_and_shows_the_report(notebook, tmp_path, monkeypatch
     nbclient.execute(part, cwd=str(tmp_path), timeout=300, kernel_name="python3")
 
     page = (tmp_path / "here" / "digits" / "report.html").read_text()
-    shown = [
-        output.data["text/html"]
-        for cell in part.cells
-        for output in cell.outputs
-        if "data" in output
-    ]
+    outputs = list(itertools.chain.from_iterable(cell.outputs for cell in part.cells))
+    shown = [output.data["text/html"] for output in outputs if "data" in output]
     assert len(shown) == 1 and html.escape(page) in shown[0]
-    printed = "".join(
-        output.text
-        for cell in part.cells
-        for output in cell.outputs
-        if output.output_type == "stream"
-    )
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "epoch 2/2" in printed
-    assert (tmp_path / "here" / "digits" / "label_issues.csv").read_text().splitlines()[
-        10
-    ] in printed
+    issues = (tmp_path / "here" / "digits" / "label_issues.csv").read_text().splitlines()
+    assert issues[10] in printed

@@ -8,19 +8,31 @@ import numpy as np
 import pytest
 
 from sop_jax import compiler
-from sop_jax import mesh as meshes
 from sop_jax.errors import UserError
+from sop_jax.mesh import by_rows, make_mesh, put
 from sop_jax.models import api, etf
 
 
-def count(name, num_classes=10, **options):
-    model = api.find(name, num_classes, **options)
+def found(name, num_classes, dtype=jnp.float32, **fields):
+    """A network 4 channels wide where it has a width, its whitening layer trained."""
+    small = {field: {"width": 4, "whitening": False}.get(field) for field in api.fields(name)}
+    small = {field: value for field, value in small.items() if value is not None}
+    return api.find(name, num_classes, dtype, **(small | fields))
+
+
+def size(shapes):
+    """Number of values (optax.tree.size takes arrays, not their shapes)."""
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def count(name, num_classes=10, **fields):
+    model = api.find(name, num_classes, **fields)
     params, _ = jax.eval_shape(lambda key: model.init(key, (32, 32, 3)), jax.random.key(0))
-    return api.num_parameters(params)
+    return size(params)
 
 
 def test_published_parameter_counts():
-    """spec/sop.md, section 6."""
+    """Those of the networks of the SOP paper's code."""
     assert count("resnet18") == 11_173_962
     assert count("resnet34") == 21_282_122
     assert count("preact_resnet18") == 11_171_274
@@ -29,10 +41,8 @@ def test_published_parameter_counts():
 
 @pytest.mark.parametrize("name", list(api.NETWORKS))
 def test_shapes_and_strides(name):
-    """32x32 keeps its size in the stem (stride 1, no max-pool): the last stage is 4x4, for
-    small_resnet 8x8.
-    """
-    model = api.find(name, 7, jnp.bfloat16, width=4)
+    """The stem keeps 32x32 (stride 1, no max-pool): the last stage is 4x4, small_resnet's 8x8."""
+    model = found(name, 7, jnp.bfloat16)
     params, model_state = jax.eval_shape(
         lambda key: model.init(key, (32, 32, 3)), jax.random.key(0)
     )
@@ -51,7 +61,7 @@ def test_batch_statistics_are_those_of_the_global_batch():
     images = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
     apply = jax.jit(lambda x: model.apply(params, model_state, x, True))
     whole, state_whole = apply(images)
-    split, state_split = apply(meshes.put(images, meshes.rows(meshes.make_mesh())))
+    split, state_split = apply(put(images, by_rows(make_mesh())))
     np.testing.assert_allclose(split, whole, atol=1e-5)
     for a, b in zip(jax.tree.leaves(state_split), jax.tree.leaves(state_whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -78,7 +88,7 @@ VARIANTS = [
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_logits_are_the_classifier_applied_to_the_features(name, options):
     """And what training applies, with batch statistics of its own, has the same last layer."""
-    model = api.find(name, 3, width=4, **options)
+    model = found(name, 3, **options)
     init = jax.jit(
         lambda key: model.init(key, (8, 8, 1)), compiler_options=compiler.options_for_one_run()
     )
@@ -108,7 +118,8 @@ def test_a_fixed_classifier_is_no_parameter_and_its_bias_is_one():
         name: jax.eval_shape(lambda key, m=m: m.init(key, (8, 8, 1)), jax.random.key(0))[0]
         for name, m in (("learnt", learnt), ("fixed", fixed))
     }
-    assert api.num_parameters(params["learnt"]) - api.num_parameters(params["fixed"]) == 3 * 16
+    saved = size(params["learnt"]) - size(params["fixed"])
+    assert saved == 3 * 16
     gradient = jax.grad(lambda p: jnp.sum(fixed.classifier(p)[1]))(
         {"EtfClassifier_0": {"bias": jnp.zeros(3)}}
     )
@@ -121,20 +132,28 @@ def test_a_fixed_classifier_is_no_parameter_and_its_bias_is_one():
 
 
 def test_features_as_many_as_classes_save_a_fifth_of_resnet18():
-    """20.7 % of ResNet-18 on ten classes (Zhu et al. 2021; methods.md, 7.4)."""
-    assert 1 - count("resnet18", feature_dim=10, classifier="etf") / count(
-        "resnet18"
-    ) == pytest.approx(0.207, abs=5e-4)
+    """20.7 % of ResNet-18 on ten classes (Zhu et al. 2021, section 5)."""
+    narrow = count("resnet18", feature_dim=10, classifier="etf")
+    assert 1 - narrow / count("resnet18") == pytest.approx(0.207, abs=5e-4)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"name": "fast_net", "classifier": "etf"}, "fast_net"),
-    ({"name": "fast_net", "feature_dim": 10}, "fast_net"),
-    ({"name": "small_resnet", "width": 2, "classifier": "etf"}, "at least as many features as classes, 10, but"),
-])  # fmt: skip
-def test_classifiers_that_cannot_be_are_refused(options, message):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "fast_net", "classifier": "etf"}, "model.classifier is no field of .*'fast_net'"),
+        ({"name": "fast_net", "feature_dim": 10}, "model.feature_dim is no field of .*'fast_net'"),
+        ({"name": "resnet18", "width": 4}, "belongs to small_resnet and fast_net"),
+        (
+            {"name": "small_resnet", "width": 2, "classifier": "etf"},
+            "at least as many features as classes, 10, but there are 8",
+        ),
+        ({"name": "small_resnet", "activation": "gelu"}, "choose from silu, relu"),
+        ({"name": "small_resnet", "width": 2.5}, "must be a whole number"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
-        api.find(num_classes=10, **options)
+        api.find(num_classes=10, **fields)
 
 
 def test_unknown_network_is_refused():

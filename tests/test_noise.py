@@ -193,8 +193,9 @@ def test_instance_dependent_noise():
 
 
 def test_instance_noise_depends_on_the_image_alone():
-    """Two examples of one image and class move to the same class, where both move (raw pixels: a
-    one-hot softmax).
+    """Two examples of one image and class that move, move to the same class.
+
+    On raw pixels the softmax that the target is drawn from is one-hot.
     """
     random = np.random.default_rng(0)
     images = np.repeat(random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8), 2, axis=0)

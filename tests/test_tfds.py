@@ -28,8 +28,9 @@ def png(image):
 
 
 def prepare(root, name, splits, version="3.0.2", human=(), with_id=True, shape=(4, 4, 3)):
-    """Writes a TFDS folder. `splits`: {"train": [(id, label), ...]}; every human feature is label +
-    1 mod 3.
+    """Writes a TFDS folder; returns `root`.
+
+    `splits` is {"train": [(id, label), ...]}; every human feature is label + 1 mod 3.
     """
     tfds = pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("array_record")
@@ -64,9 +65,7 @@ def prepare(root, name, splits, version="3.0.2", human=(), with_id=True, shape=(
                 return {split: iter(rows) for split, rows in examples.items()}
 
             def _generate_examples(self):
-                """Abstract in TFDS, so it must be here; not called, as each split comes with its
-                examples.
-                """
+                """Abstract in TFDS, so it must be here; not called: splits bring their examples."""
 
     Tiny.name = name
     Tiny(data_dir=str(root), file_format="array_record").download_and_prepare()
@@ -247,9 +246,7 @@ def test_without_tfds_the_message_says_what_to_install(monkeypatch):
 
 @pytest.mark.slow
 def test_genuine_cifar10n_folder(tmp_path):
-    """The stock TFDS builders over the shared copy of CIFAR-10: ids, labels and human rates are the
-    published ones.
-    """
+    """The stock TFDS builders over a copy of CIFAR-10 give the published ids, labels and rates."""
     tool = pathlib.Path(__file__).resolve().parents[2] / "shared" / "tools" / "real_data.py"
     if not tool.exists():
         pytest.skip("needs shared/tools/real_data.py")

@@ -1,41 +1,40 @@
-"""Augmentation on the device: the weak view (crop, flip) and the strong view of SOP+ (AutoAugment,
-crop, flip, cutout).
+"""Augmentation on the device: weak views (crop, flip) and the strong views of SOP+.
 
-Every draw comes from the example's own key, fold_in(fold_in(key, epoch), row), so a view depends on
-(seed, epoch, row)
-and on nothing else: not on the example's place in the batch, the batch's size or the number of
-devices. All work is per example along the batch axis, so it needs no communication where the batch
-is sharded.
+A strong view is AutoAugment, crop, flip and cutout. Every draw comes from the example's own key,
+fold_in(fold_in(key, epoch), index), so a view depends on the seed, the epoch and the example and on
+nothing else: not on its place in the batch, the batch's size or the number of devices. All work is
+per example along the batch axis, so it needs no communication where the batch is sharded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from sop_jax.data import autoaugment
+from sop_jax.data.autoaugment import autoaugment
 
-# folded into the run's key in an epoch's place, for what is drawn once for a row
+# Folded into the run's key in an epoch's place, for what is drawn once for an example.
 _EVERY_EPOCH = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to a training image (fields as in config.augment; mean and std [C] of pixels /
-    255).
-    """
+    """What is done to a training image: the fields of config.augment, and the set's statistics."""
 
     crop_padding: int  # zero padding in pixels before the random crop, 0 for no crop
     flip: bool  # horizontal flip with probability 1/2
-    strong: str  # second view: 'autoaugment' or 'weak' (crop and flip only)
-    cutout: int  # side of the square zeroed in the second view, 0 for none
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    alternating_flip: bool = False  # weak view: flip as `alternating_mirror` says, not at random
+    strong: str  # first step of strong views: 'autoaugment', or 'weak' for none
+    cutout: int  # side in pixels of the square zeroed in strong views, 0 for none
+    mean: tuple[float, ...]  # C numbers, of pixels / 255
+    std: tuple[float, ...]  # likewise
+    alternating_flip: bool = False  # weak views: flip as `alternating_mirror` says, not at random
 
 
-def normalise(images: jax.Array, mean, std) -> jax.Array:
+def normalise(
+    images: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
+) -> jax.Array:
     """Pixels to network input, (x / 255 - mean) / std.
 
     Args:
@@ -46,25 +45,30 @@ def normalise(images: jax.Array, mean, std) -> jax.Array:
     """
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     chex.assert_shape([mean, std], (images.shape[-1],))
+    along_channels = (1,) * (images.ndim - 1) + (-1,)
+    mean, std = mean.reshape(along_channels), std.reshape(along_channels)
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
-def example_keys(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
-    """Keys [B], one an example: fold_in(fold_in(key, epoch), row) of the run's typed key and the
-    table rows [B].
+def example_keys(key: jax.Array, epoch: jax.Array | int, index: jax.Array) -> jax.Array:
+    """Keys [B], one an example: fold_in(fold_in(key, epoch), index).
+
+    Args:
+        key: the run's, typed.
+        epoch: from 0.
+        index: [B], positions of the examples in the training set.
     """
     epoch_key = jax.random.fold_in(key, epoch)
-    return jax.vmap(lambda row: jax.random.fold_in(epoch_key, row))(rows)
+    return jax.vmap(lambda position: jax.random.fold_in(epoch_key, position))(index)
 
 
-def alternating_mirror(key: jax.Array, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
-    """Bool [B], whether each row is mirrored: in even epochs by its own random bit, in odd ones the
-    other way.
+def alternating_mirror(key: jax.Array, epoch: jax.Array | int, index: jax.Array) -> jax.Array:
+    """Bool [B], whether each example is mirrored: by a bit of its own, turned over in odd epochs.
 
     So two epochs show both sides of every image, which flips drawn anew do for half of them (Jordan
-    2024, section 3.6). `key` is the run's, as for `example_keys`, and `rows` the table rows [B].
+    2024, section 3.6). Arguments as for `example_keys`.
     """
-    bits = jax.vmap(jax.random.bernoulli)(example_keys(key, _EVERY_EPOCH, rows))
+    bits = jax.vmap(jax.random.bernoulli)(example_keys(key, _EVERY_EPOCH, index))
     return bits ^ (epoch % 2 == 1)
 
 
@@ -116,7 +120,7 @@ def _strong(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
         jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
     )
     if augment.strong == "autoaugment":
-        images = autoaugment.autoaugment(policy_keys, images)
+        images = autoaugment(policy_keys, images)
     images = _weak(augment, crop_keys, images)
     return _cutout(cutout_keys, images, augment.cutout) if augment.cutout else images
 
@@ -124,8 +128,9 @@ def _strong(augment: Augment, keys: jax.Array, images: jax.Array) -> jax.Array:
 def _crop_flip(
     augment: Augment, keys: jax.Array, images: jax.Array, mirror: jax.Array | None
 ) -> jax.Array:
-    """Pads with black (before normalising, as torchvision does), crops at a random offset to the
-    old size and flips.
+    """Pads with black, crops at a random offset to the old size and flips.
+
+    The padding comes before normalising, as in torchvision.
     """
     padding = augment.crop_padding
 
@@ -141,17 +146,18 @@ def _crop_flip(
 
 
 def _cutout(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:
-    """Zeroes a square about a random pixel: [y - side//2, y + side//2) and x likewise, cut off at
-    the border.
+    """Zeroes a square about a random pixel (y, x), cut off at the border.
+
+    It has the rows y - side//2 to y + side//2 - 1, and columns likewise.
     """
     height, width = images.shape[1:3]
-    size, half = jnp.array([height, width]), side // 2
+    size, half = jnp.array([height, width], jnp.float32), side // 2
 
     def one(key, image):
         y, x = (jax.random.uniform(key, (2,), jnp.float32) * size).astype(jnp.int32)
-        rows, columns = jnp.arange(height), jnp.arange(width)
-        inside_y = (rows >= y - half) & (rows < y + half)
-        inside_x = (columns >= x - half) & (columns < x + half)
-        return jnp.where((inside_y[:, None] & inside_x)[..., None], 0.0, image)
+        row, column = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+        inside_y = (row >= y - half) & (row < y + half)
+        inside_x = (column >= x - half) & (column < x + half)
+        return jnp.where((inside_y & inside_x)[..., None], 0.0, image)
 
     return jax.vmap(one)(keys, images)

@@ -1,13 +1,10 @@
-"""AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, appendix), as the published SOP code applies it
-for SOP+.
+"""AutoAugment's CIFAR-10 policy (Cubuk et al., CVPR 2019, appendix), as the published SOP+ has it.
 
-Facts taken from that code, data_loader/augmentation_archive.py, `autoaug_paper_cifar10` (used for
-CIFAR-100 as well),
-and augmentations.py: levels are mapped as in `level_value`, shears act about the origin,
-translations are in absolute pixels, warps are nearest-neighbour with black fill, geometric
-operations change sign with probability 1/2, and an operation is skipped where random() >
-probability. Its 14th sub-policy has Color at level 6 where the AutoAugment paper prints 8; we
-follow the code.
+Facts taken from that code, `autoaug_paper_cifar10` of its data loader (used for CIFAR-100 as well):
+levels are mapped as in `level_value`, shears act about the origin, translations are in absolute
+pixels, warps are nearest-neighbour with black fill, geometric operations change sign with
+probability 1/2, and an operation is skipped where random() > probability. Its 14th sub-policy has
+Color at level 6 where the AutoAugment paper prints 8; we follow the code.
 """
 
 import functools
@@ -17,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sop_jax.data import image_ops
-from sop_jax.data.image_ops import Op
+from sop_jax.data.image_ops import GEOMETRIC, Op, apply, encode
 
 # 25 sub-policies of two operations each: (name, probability, level 0..9).
 POLICY = (
@@ -48,17 +44,14 @@ POLICY = (
     (("Equalize", 0.8, 8), ("Invert", 0.1, 3)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 1)),
 )
-# [25, 2]
-_PROBABILITIES = np.array(
-    [[probability for _, probability, _ in sub] for sub in POLICY], np.float32
+_PROBABILITIES = np.array(  # [25, 2]
+    [(first[1], second[1]) for first, second in POLICY], np.float32
 )
 SKIPPED, PLAIN, MIRRORED = range(3)  # what a draw may make of an operation
 
 
 def level_value(name: str, level: int) -> float:
-    """The operation's argument (see `image_ops.encode`) at a level of the policy, 0 to 9, sign not
-    yet drawn.
-    """
+    """The operation's argument (see `image_ops.encode`) at a level 0..9, its sign not yet drawn."""
     match name:
         case "ShearX" | "ShearY":
             return level * 0.3 / 10
@@ -90,18 +83,21 @@ def autoaugment(keys: jax.Array, images: jax.Array) -> jax.Array:
     table = _encoded_policy(*images.shape[1:3])
     sub_policies, variants = draw(keys)
 
-    def one(sub_policy, variant, image):
+    def one(sub_policy: jax.Array, variant: jax.Array, image: jax.Array) -> jax.Array:
         for slot in range(2):
-            op = Op(*(jnp.asarray(leaf)[sub_policy, slot, variant[slot]] for leaf in table))
-            image = image_ops.apply(op, image)
+            leaves = [jnp.asarray(leaf)[sub_policy, slot, variant[slot]] for leaf in table]
+            image = apply(Op(*leaves), image)
         return image
 
     return jax.vmap(one)(sub_policies, variants, images)
 
 
 def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What each key [B] chooses: index of the sub-policy, int32 [B], and SKIPPED, PLAIN or
-    MIRRORED, int32 [B, 2].
+    """What each key [B] chooses.
+
+    Returns:
+        The sub-policy's place in POLICY, int32 [B], and SKIPPED, PLAIN or MIRRORED for each of its
+        operations, int32 [B, 2].
     """
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (5,), jnp.float32))(keys)
     sub_policies = (uniform[:, 0] * len(POLICY)).astype(jnp.int32)
@@ -112,20 +108,17 @@ def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @functools.cache
 def _encoded_policy(height: int, width: int) -> Op:
-    """All that can be drawn for images of this size: an `Op` whose leaves lead with [25, 2, 3]
-    (slot, variant).
+    """All that can be drawn for images of this size: an `Op` whose leaves lead with [25, 2, 3].
+
+    The axes are sub-policy, slot and variant.
     """
     variants = []
     for sub_policy in POLICY:
         for name, _, level in sub_policy:
             value = level_value(name, level)
-            mirrored = -value if name in image_ops.GEOMETRIC else value
-            variants.append(image_ops.encode("Identity", 0.0, height, width))
-            variants.append(image_ops.encode(name, value, height, width))
-            variants.append(image_ops.encode(name, mirrored, height, width))
-    return Op(
-        *(
-            np.stack(leaf).reshape(len(POLICY), 2, 3, *leaf[0].shape)
-            for leaf in zip(*variants, strict=True)
-        )
-    )
+            mirrored = -value if name in GEOMETRIC else value
+            variants.append(encode("Identity", 0.0, height, width))
+            variants.append(encode(name, value, height, width))
+            variants.append(encode(name, mirrored, height, width))
+    stacked = Op(*(np.stack(leaf) for leaf in zip(*variants, strict=True)))
+    return Op(*(leaf.reshape(len(POLICY), 2, 3, *leaf.shape[1:]) for leaf in stacked))

@@ -30,13 +30,10 @@ _GCD = np.gcd(255, np.arange(256))
 
 
 class Op(NamedTuple):
-    """One operation on one image, as numbers (a leading axis holds one for each image of a
-    batch).
-    """
+    """One operation on one image, as numbers; a leading axis holds one for each of a batch."""
 
     kind: np.ndarray  # int32 [], index into NAMES
-    # float32 [], the operation's argument in Pillow's terms: factor, threshold or bits
-    value: np.ndarray
+    value: np.ndarray  # float32 [], its argument in Pillow's terms: factor, threshold or bits
     warp: np.ndarray  # int32 [6], fixed-point affine map from output to source pixels
 
 
@@ -58,9 +55,7 @@ def encode(name: str, value: float, height: int, width: int) -> Op:
 
 
 def apply_op(name: str, value: float, images: jax.Array) -> jax.Array:
-    """One operation with one argument (see `encode`) on a whole batch: uint8 [B, H, W, C] to the
-    same, C 1 or 3.
-    """
+    """One operation with one argument (see `encode`) on a batch: uint8 [B, H, W, C], C 1 or 3."""
     return jax.vmap(functools.partial(apply, encode(name, value, *images.shape[1:3])))(images)
 
 
@@ -91,8 +86,9 @@ def apply(op: Op, image: jax.Array) -> jax.Array:
 
 
 def _affine(name: str, value: float, height: int, width: int) -> tuple[float, ...]:
-    """Coefficients (a, b, c, d, e, f) of Image.transform: source x = a x + b y + c, source y = d x
-    + e y + f.
+    """Coefficients (a, b, c, d, e, f) of Pillow's Image.transform.
+
+    Source x = a x + b y + c, source y = d x + e y + f.
     """
     match name:
         case "ShearX":
@@ -111,9 +107,7 @@ def _affine(name: str, value: float, height: int, width: int) -> tuple[float, ..
 
 
 def _fixed_point(affine: tuple[float, ...]) -> np.ndarray:
-    """Pillow's coefficients int32 [6], offsets moved by half a pixel: it samples at pixel
-    centres.
-    """
+    """Pillow's coefficients int32 [6], offsets moved by half a pixel: it samples at centres."""
     a, b, c, d, e, f = affine
     exact = np.array([a, b, c + (a + b) / 2, d, e, f + (d + e) / 2])
     return np.floor(exact * 2**_FIXED + 0.5).astype(np.int32)
@@ -121,7 +115,7 @@ def _fixed_point(affine: tuple[float, ...]) -> np.ndarray:
 
 def _warp(warp: jax.Array, image: jax.Array) -> jax.Array:
     height, width, channels = image.shape
-    y, x = jnp.arange(height)[:, None], jnp.arange(width)
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     source_x = (warp[2] + warp[0] * x + warp[1] * y) >> _FIXED
     source_y = (warp[5] + warp[3] * x + warp[4] * y) >> _FIXED
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
@@ -134,9 +128,7 @@ def _warp(warp: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def _table(op: Op, image: jax.Array) -> jax.Array:
-    """The operation's table, uint8 [C, 256]: the identity for operations that are not table
-    operations.
-    """
+    """The operation's table, uint8 [C, 256]: the identity where it is none of TABLES."""
     channels = image.shape[-1]
     levels = jnp.broadcast_to(jnp.arange(256), (channels, 256))
     counts = jnp.zeros((channels, 256), jnp.int32).at[jnp.arange(channels), image].add(1)
@@ -148,7 +140,7 @@ def _table(op: Op, image: jax.Array) -> jax.Array:
         "Equalize": _equalize(levels, counts, highest),
         "Invert": 255 - levels,
         "Posterize": levels & mask,
-        "Solarize": jnp.where(levels < op.value, levels, 255 - levels),
+        "Solarize": jnp.where(levels.astype(jnp.float32) < op.value, levels, 255 - levels),
         "Contrast": _blend(_mean_grey(image), levels, op.value),
         "Brightness": _blend(0, levels, op.value),
     }
@@ -164,13 +156,13 @@ def _autocontrast(levels: jax.Array, low: jax.Array, high: jax.Array) -> jax.Arr
     stretched = 255 * above // jnp.maximum(span, 1)
     is_whole = 255 * above == stretched * span
     step = stretched * jnp.asarray(_GCD)[span] // 255
-    return jnp.where(span == 0, levels, stretched - (is_whole & ((shortfalls >> step) & 1 == 1)))
+    falls_short = is_whole & ((shortfalls >> step) & 1 == 1)
+    return jnp.where(span == 0, levels, stretched - falls_short.astype(levels.dtype))
 
 
 @functools.cache
 def _autocontrast_shortfalls() -> np.ndarray:
-    """Where Pillow's float64 gives one level less than the exact quotient 255 * (level - low) /
-    span.
+    """Where Pillow's float64 is one level below the exact quotient 255 * (level - low) / span.
 
     That can happen only where the quotient is a whole number, which it is at gcd(255, span) + 1
     levels, evenly spaced.
@@ -190,9 +182,7 @@ def _autocontrast_shortfalls() -> np.ndarray:
 
 
 def _equalize(levels: jax.Array, counts: jax.Array, highest: jax.Array) -> jax.Array:
-    """Makes each channel's histogram flat; a channel with too few pixels below its highest level
-    stays.
-    """
+    """Makes each channel's histogram flat; one with few pixels below its highest level stays."""
     below = jnp.cumsum(counts, axis=1) - counts
     step = jnp.take_along_axis(below, highest[:, None], axis=1) // 255
     flat = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
@@ -207,7 +197,9 @@ def _blend(degenerate: jax.Array | int, image: jax.Array, factor: jax.Array) -> 
     # Pillow rounds the product before it adds. The clip, which never acts, keeps the compiler from
     # joining both into one fused multiply-add: at factor 1.18 that would move 1 % of the pixels by
     # one level.
-    product = jnp.clip(factor * (image - degenerate), -1e6, 1e6)
+    difference = (image - degenerate).astype(jnp.float32)
+    product = jnp.clip(factor * difference, -1e6, 1e6)
+    degenerate = jnp.asarray(degenerate, jnp.float32)
     return jnp.clip(degenerate + product, 0, 255).astype(jnp.int32)
 
 
@@ -215,9 +207,8 @@ def _blend_stage(op: Op, image: jax.Array) -> jax.Array:
     is_color, is_sharpness = op.kind == _KIND["Color"], op.kind == _KIND["Sharpness"]
     pixels = image.astype(jnp.int32)
     degenerate = jnp.where(is_color, _grey(pixels)[..., None], _smooth(pixels))
-    return _blend(degenerate, pixels, jnp.where(is_color | is_sharpness, op.value, 1.0)).astype(
-        jnp.uint8
-    )
+    factor = jnp.where(is_color | is_sharpness, op.value, 1.0)
+    return _blend(degenerate, pixels, factor).astype(jnp.uint8)
 
 
 def _grey(pixels: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
-"""An epoch is an index array. The order depends on (seed, epoch) alone, so it is the same on any
-number of devices.
+"""An epoch is an index array.
+
+Its order depends on the seed and the epoch alone, so it is the same on any number of devices.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def epoch_plan(
-    rows: np.ndarray, batch_size: int, seed: int, epoch: int, padded_index: int
+    trained: np.ndarray, batch_size: int, seed: int, epoch: int, padded_index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The batches of one epoch.
 
@@ -21,15 +22,18 @@ def epoch_plan(
     carry the table index `padded_index`, which reads zeros and writes nothing.
 
     Args:
-      rows: int32 [n], the row numbers trained on.
-      padded_index: the number of rows of the padded table.
+        trained: int32 [n], positions of the examples that are trained on.
+        batch_size: B.
+        seed: the run's.
+        epoch: from 0.
+        padded_index: the length of the padded table.
 
     Returns:
-      example int32 [steps, B], which image and label to take; index int32 [steps, B], which table
-      row.
+        example int32 [steps, B], which image and label to take, and index int32 [steps, B], which
+        place of the table.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    total = steps_per_epoch(len(rows), batch_size) * batch_size
+    order = np.random.default_rng([seed, epoch]).permutation(trained)
+    total = steps_per_epoch(len(trained), batch_size) * batch_size
     example = np.resize(order, total).astype(np.int32)
     index = example.copy()
     index[len(order) :] = padded_index
@@ -37,20 +41,21 @@ def epoch_plan(
 
 
 def own_plan(
-    positions: np.ndarray, rows: np.ndarray, shape: tuple[int, int], padded_index: int
+    positions: np.ndarray, trained: np.ndarray, shape: tuple[int, int], padded_index: int
 ) -> np.ndarray:
     """Table indices of a method's own plan.
 
     Args:
-      positions: int [steps, streams * B] among the training rows, -1 for a padded entry.
-      rows: int32 [n], the row numbers trained on.
-      shape: (steps, streams * B) that the run is compiled for.
+        positions: int [steps, streams * B] among the n examples trained on, -1 for a padded entry.
+        trained: int32 [n], positions of these examples in the training set.
+        shape: (steps, streams * B) that the run is compiled for.
+        padded_index: the length of the padded table.
 
     Returns:
-      int32 [steps, streams * B], `padded_index` for padded entries.
+        int32 [steps, streams * B], `padded_index` for padded entries.
 
     Raises:
-      UserError: another shape, a position that does not exist, or one twice in a batch.
+        UserError: another shape, a position that does not exist, or one twice in a batch.
     """
     positions = np.asarray(positions)
     if positions.shape != shape or positions.dtype.kind not in "iu":
@@ -58,20 +63,20 @@ def own_plan(
             f"the method's plan is {positions.dtype} {list(positions.shape)}; it must hold whole "
             f"numbers {list(shape)}: steps an epoch, and batch_size for each stream"
         )
-    if positions.min() < -1 or positions.max() >= len(rows):
+    if positions.min() < -1 or positions.max() >= len(trained):
         raise UserError(
             f"the method's plan holds positions {positions.min()} to {positions.max()}; they must "
-            f"lie in -1 (padding) to {len(rows) - 1}"
+            f"lie in -1 (padding) to {len(trained) - 1}"
         )
     ordered = np.sort(positions, axis=1)
     twice = np.argwhere((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
     if len(twice):
         step, place = twice[0]
         raise UserError(
-            f"the method's plan has position {ordered[step, place]} twice in batch {step}; a row "
-            "may occur once in a batch"
+            f"the method's plan has position {ordered[step, place]} twice in batch {step}; an "
+            "example may occur once in a batch"
         )
-    return np.where(positions < 0, padded_index, rows[positions]).astype(np.int32)
+    return np.where(positions < 0, padded_index, trained[positions]).astype(np.int32)
 
 
 def examples_of(index: np.ndarray, padded_index: int, fallback: int) -> np.ndarray:
