@@ -151,7 +151,7 @@ def test_compiled_step_runs(method):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_views_are_crops_flips_and_cutout(channels_last):
-    """A weak view is shifted, perhaps mirrored, padded with black; strong ones have a zero square."""
+    """A weak view is shifted, perhaps mirrored, padded with black; strong ones have a 0 square."""
     rng = np.random.default_rng(0)
     images = rng.integers(1, 256, (6, 16, 16, 3), np.uint8)
     network = peer.make_network("small_resnet", 3, 5, width=4)
