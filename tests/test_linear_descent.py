@@ -60,7 +60,7 @@ def test_the_invariants_of_the_flow_hold_up_to_the_step():
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.1, 30), st.floats(-20, 20), st.floats(1, 4000), st.floats(-16, -2))
 def test_the_limit_of_a_scalar_problem(slope, observed, alpha, log_gamma):
-    """N = r = 1: the root of b^2 nu + 2 gamma^2 sinh(4 alpha nu) = y, by brentq in t = 4 alpha nu."""
+    """N = r = 1: the root of b^2 nu + 2 gamma^2 sinh(4 alpha nu) = y, in t = 4 alpha nu."""
     found = descent.exact_limit(
         np.full((1, 1, 1), slope), np.full((1, 1), observed), np.array([alpha]), log_gamma
     )

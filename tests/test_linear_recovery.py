@@ -15,15 +15,11 @@ from sop_jax.tasks import linear_recovery
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs" / "theory"
 TINY = {
-    2: (
-        "trials=2 num_rows=8 num_parameters=12 rank=2 sparsity=2 log_gammas=(-4.0,-6.0) num_alphas=3 "
-        "num_lambdas=5 max_iterations=10_000 landscape_problems=1 landscape_starts=4"
-    ).split(),
-    3: (
-        "trials=2 num_rows=12 num_parameters=15 rank=2 sparsity=2 ranks=(1,2) sparsities=(2,9) "
-        "num_lambdas=4"
-    ).split(),
-    4: ["ranks=(20,)", "sparsities=(20,60)"],
+    2: "trials=2 num_rows=8 num_parameters=12 rank=2 sparsity=2 log_gammas=(-4.0,-6.0) "
+    "num_alphas=3 num_lambdas=5 max_iterations=10_000 landscape_problems=1 landscape_starts=4",
+    3: "trials=2 num_rows=12 num_parameters=15 rank=2 sparsity=2 ranks=(1,2) sparsities=(2,9) "
+    "num_lambdas=4",
+    4: "ranks=(20,) sparsities=(20,60)",
 }
 
 
@@ -40,7 +36,7 @@ def launch(number, workdir, *fields):
 
 
 def summary(number, workdir, *fields):
-    assert launch(number, workdir, *TINY[number], *fields) == 0
+    assert launch(number, workdir, *TINY[number].split(), *fields) == 0
     return json.loads((workdir / "summary.json").read_text())
 
 
@@ -97,7 +93,7 @@ def test_figure_4_has_the_published_success_far_from_the_frontier(tmp_path):
 
 
 def test_a_descent_that_diverges_ends_in_one_line(tmp_path, capsys):
-    assert launch(2, tmp_path / "run", *TINY[2], "step_size=0.01") == 2
+    assert launch(2, tmp_path / "run", *TINY[2].split(), "step_size=0.01") == 2
     error = capsys.readouterr().err
     assert (
         error.count("\n") == 1

@@ -75,7 +75,7 @@ def whole(tmp_path_factory):
 
 
 def test_what_a_run_leaves(whole):
-    """design.md, section 5."""
+    """The contract that tools outside of the repository read."""
     for name in (
         "config.json",
         "run.json",

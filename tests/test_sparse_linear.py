@@ -43,7 +43,7 @@ def test_factors_hold_the_jacobian_in_r_coordinates():
 
 
 def test_coherence_at_its_bounds():
-    """Columns of the identity are as coherent as can be, N/r; of a Hadamard matrix not at all, 1."""
+    """Columns of the identity are as coherent as can be, N/r; a Hadamard matrix's not at all."""
     assert model.coherence(np.eye(6)[:, :2]) == pytest.approx(3)
     hadamard = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
     assert model.coherence(hadamard[:, :2]) == pytest.approx(1)

@@ -22,6 +22,7 @@ from sop_jax.config import group_of, require
 from sop_jax.data.dataset import load
 from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS
 from sop_jax.files import read_json
+from sop_jax.finished import damaged
 from sop_jax.methods.focal import focal_loss
 from sop_jax.methods.label_smoothing import smoothed_cross_entropy
 from sop_jax.methods.mse import rescaled_mse
@@ -125,8 +126,8 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
         for case in config.collapse.cases:
             say(f"case {case}")
             classify.run(case_config(config, case, num_classes), workdir / "runs" / case)
-            if not (workdir / "runs" / case / "summary.json").exists():
-                return  # stopped by SIGTERM, which the run has said
+            if damaged(workdir / "runs" / case) is None:
+                return  # not finished: stopped by SIGTERM, which the run has said
         _compare(config, folder)
 
 
