@@ -2,7 +2,7 @@
 
 python -m sop_jax.main --config=configs/digits_mixup.py --workdir=runs/digits_mixup
 
-Source: ours; same network, augmentation, epochs, rate and schedule as digits_sop. alpha of the paper.
+Source: ours; network, augmentation, epochs, rate, schedule of digits_sop; the paper's alpha.
 Measured: not measured yet.
 """
 

@@ -134,9 +134,17 @@ def test_a_run_finished_before_there_were_marks(old):
 
 @pytest.mark.parametrize(
     "name",
-    ["report.html", "plots/curves.png", "gallery.npz", "label_issues.csv", "predictions.npz",
-     "metrics.jsonl", "summary.json", "run.json"],
-)  # fmt: skip
+    [
+        "report.html",
+        "plots/curves.png",
+        "gallery.npz",
+        "label_issues.csv",
+        "predictions.npz",
+        "metrics.jsonl",
+        "summary.json",
+        "run.json",
+    ],
+)
 def test_an_old_run_that_lacks_an_output_goes_on(old, name):
     (old / name).unlink()
     assert same(old) is False

@@ -195,24 +195,27 @@ def test_an_image_that_cannot_be_had_is_named(tmp_path):
         photograph.load("", 32)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"problem": "video"}, "config.problem='video' is unknown"),
-    ({"corruption": 1.0}, r"config.corruption=1.0 is not allowed: a rate lies in \[0, 1\)"),
-    ({"corruption": -0.1}, "config.corruption"),
-    ({"corruption": float("nan")}, "config.corruption"),
-    ({"size": 9}, "multiple of 2 and at least 4"),
-    ({"size": 16, "scales": 4}, "at least 32"),
-    ({"iterations": 0}, "config.iterations=0"),
-    ({"alpha": 1e9}, r"diverges above 3HW/4 = 48; lower config.alpha below 1.966e\+05"),
-    ({"alpha": 0.0}, "config.alpha=0.0 .* above 0"),
-    ({"learning_rate": float("inf")}, "config.learning_rate=inf"),
-    ({"matrix.rank": 50}, "config.matrix.rank=50 .* below its size, config.matrix.size=50"),
-    ({"matrix.rank": 0}, "config.matrix.rank=0"),
-    ({"matrix.corruption": 1.2}, "config.matrix.corruption=1.2"),
-    ({"matrix.alpha": -1.0}, "config.matrix.alpha=-1.0"),
-    ({"matrix.compared_gammas": (1e-3, 0.0)}, "config.matrix.compared_gammas"),
-    ({"matrix.record_every": 7}, "must divide config.matrix.iterations"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"problem": "video"}, "config.problem='video' is unknown"),
+        ({"corruption": 1.0}, r"config.corruption=1.0 is not allowed: a rate lies in \[0, 1\)"),
+        ({"corruption": -0.1}, "config.corruption"),
+        ({"corruption": float("nan")}, "config.corruption"),
+        ({"size": 9}, "multiple of 2 and at least 4"),
+        ({"size": 16, "scales": 4}, "at least 32"),
+        ({"iterations": 0}, "config.iterations=0"),
+        ({"alpha": 1e9}, r"diverges above 3HW/4 = 48; lower config.alpha below 1.966e\+05"),
+        ({"alpha": 0.0}, "config.alpha=0.0 .* above 0"),
+        ({"learning_rate": float("inf")}, "config.learning_rate=inf"),
+        ({"matrix.rank": 50}, "config.matrix.rank=50 .* below its size, config.matrix.size=50"),
+        ({"matrix.rank": 0}, "config.matrix.rank=0"),
+        ({"matrix.corruption": 1.2}, "config.matrix.corruption=1.2"),
+        ({"matrix.alpha": -1.0}, "config.matrix.alpha=-1.0"),
+        ({"matrix.compared_gammas": (1e-3, 0.0)}, "config.matrix.compared_gammas"),
+        ({"matrix.record_every": 7}, "must divide config.matrix.iterations"),
+    ],
+)
 def test_bad_fields_are_named(config, change, message):
     config.update_from_flattened_dict(change)
     if any(name.startswith("matrix.") for name in change):

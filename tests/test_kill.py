@@ -14,8 +14,14 @@ from mending import assert_same_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-FILES = ("label_issues.csv", "gallery.npz", "predictions.npz", "summary.json", "report.html",
-         "finished.json")  # fmt: skip
+FILES = (
+    "label_issues.csv",
+    "gallery.npz",
+    "predictions.npz",
+    "summary.json",
+    "report.html",
+    "finished.json",
+)
 PLOTS = ("curves.png", "detection.png", "scores.png", "confusion.png", "gallery.png")
 STEPS_PER_EPOCH = 3
 MOMENTS = [  # (audit event, path, which one)
@@ -50,11 +56,20 @@ def run(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
 
     def call(workdir, number=0, moment=("", "", 0)):
-        command = [sys.executable, "tests/kill_at.py", str(int(number)), *map(str, moment), "main",
-                   "--config=configs/digits_sop.py", f"--workdir={workdir}",
-                   "--config.data.train_limit=100", "--config.model.width=2",
-                   "--config.batch_size=48", "--config.epochs=3",
-                   f"--config.compilation_cache={cache}"]  # fmt: skip
+        command = [
+            sys.executable,
+            "tests/kill_at.py",
+            str(int(number)),
+            *map(str, moment),
+            "main",
+            "--config=configs/digits_sop.py",
+            f"--workdir={workdir}",
+            "--config.data.train_limit=100",
+            "--config.model.width=2",
+            "--config.batch_size=48",
+            "--config.epochs=3",
+            f"--config.compilation_cache={cache}",
+        ]
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),

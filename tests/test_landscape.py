@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sop_jax.theory import landscape
-from sop_jax.theory import sparse_linear as model
+from sop_jax.theory import sparse_linear
 
-PROBLEM = model.draw((3,), 4, 6, 2, 2)
+PROBLEM = sparse_linear.draw((3,), 4, 6, 2, 2)
 
 
 def test_gradient_and_hessian_are_those_of_h():

@@ -161,8 +161,11 @@ def test_the_core_knows_no_method_by_its_rows_and_fields(path):
             assert not METHODS_OWN.search(path.read_text())
         return
     lines = enumerate(path.read_text().splitlines(), 1)
-    known = [f"{short_name(path)}:{number}: {line.strip()}" for number, line in lines
-             if METHODS_OWN.search(line)]  # fmt: skip
+    known = [
+        f"{short_name(path)}:{number}: {line.strip()}"
+        for number, line in lines
+        if METHODS_OWN.search(line)
+    ]
     assert not known, "\n".join(known)
 
 

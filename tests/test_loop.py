@@ -215,8 +215,15 @@ def test_more_epochs_continue_a_finished_run(tmp_path):
 
 
 def command(workdir, *more):
-    return [sys.executable, "-m", "sop_jax.main", "--config=configs/digits_sop.py", f"--workdir={workdir}",
-            "--config.epochs=150", *more]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "sop_jax.main",
+        "--config=configs/digits_sop.py",
+        f"--workdir={workdir}",
+        "--config.epochs=150",
+        *more,
+    ]
 
 
 def wait_for_epochs(run, path, count):

@@ -12,8 +12,16 @@ from sop_jax.errors import UserError
 from sop_jax.lock import locked
 from sop_jax.tasks import classify
 
-OUTPUTS = ("gallery.npz", "label_issues.csv", "labels.npz", "predictions.npz", "metrics.jsonl",
-           "summary.json", "report.html", "run.json")  # fmt: skip
+OUTPUTS = (
+    "gallery.npz",
+    "label_issues.csv",
+    "labels.npz",
+    "predictions.npz",
+    "metrics.jsonl",
+    "summary.json",
+    "report.html",
+    "run.json",
+)
 
 
 @pytest.fixture(scope="module")
