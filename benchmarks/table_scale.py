@@ -185,7 +185,7 @@ def main() -> None:
         arguments.out,
         {
             "what": " ".join(__doc__.split("\n\n")[2].split()),
-            **timing.describe(default()),
+            **timing.describe(),
             "batch_size": arguments.batch_size,
             "image_shape": IMAGE_SHAPE,
             "steps": arguments.steps,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from sop_jax.config import DTYPES, check, default
+from sop_jax.config import check, default
 from sop_jax.data.dataset import Dataset
 from sop_jax.experiment import build, make_augment, resolve
 from sop_jax.mesh import by_batch, make_mesh, put
@@ -86,6 +86,7 @@ def make_config(method: str, flags: argparse.Namespace):
     config.batch_size, config.dtype = flags.batch_size, flags.dtype
     config.steps_per_dispatch = flags.steps_per_dispatch
     config.augment.strong = flags.strong
+    config.augment.cutout = min(config.augment.cutout, flags.image_size)
     check(config)
     return config
 
@@ -215,7 +216,7 @@ def report(
             }
             if ratios:
                 result[name] = ratios
-    return result | timing.describe(ce.config)
+    return result | timing.describe()
 
 
 def main() -> None:
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--steps_per_dispatch", type=int, default=0, help="0: as in training (1 on a CPU, else 64)"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="auto")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument(
         "--strong",
         choices=("autoaugment", "weak"),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from sop_jax.data import noise
 from sop_jax.data.dataset import Dataset
@@ -109,9 +108,9 @@ def matrix_product_rate(dtype: str) -> float:
     return 2 * side**3 / float(in_turns({"product": run}, rounds=10)["product"].min())
 
 
-def describe(config: ConfigDict) -> dict:
+def describe() -> dict:
     """Command, date, commit, devices and versions of this process."""
-    about = describe_run(config)
+    about = describe_run()
     versions = about["versions"] | {"torch": _version("torch")}
     return {
         "command": about["command"],

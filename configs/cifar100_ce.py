@@ -1,7 +1,7 @@
 """Cross-entropy on CIFAR-100, the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar100_ce.py --workdir=runs/cifar100_ce
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 1, CIFAR-100 symmetric 40 %: 45.23 +- .53 (selection rule not stated).
 Measured: not measured yet (no GPU was at hand).

@@ -1,7 +1,7 @@
 """SOP on CIFAR-100, the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar100_sop.py --workdir=runs/cifar100_sop
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 1 and table A.1, CIFAR-100 symmetric 40 %: 70.12 +- .57; drops at 80, 120 as its
   text says.

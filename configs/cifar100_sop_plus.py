@@ -1,7 +1,7 @@
 """SOP+ on CIFAR-100, the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar100_sop_plus.py --workdir=runs/cifar100_sop_plus
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 2 and table A.1, CIFAR-100 symmetric 50 %: 75.9 (weight decay 5e-4; the code has
   1e-3).

@@ -1,7 +1,7 @@
 """Cross-entropy on CIFAR-100N (human labels), the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar100n_ce.py --workdir=runs/cifar100n_ce
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 4, CIFAR-100N: 55.50 +- .66.
 Measured: not measured yet (no GPU was at hand).

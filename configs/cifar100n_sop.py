@@ -1,7 +1,7 @@
 """SOP on CIFAR-100N (human labels), the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar100n_sop.py --workdir=runs/cifar100n_sop
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: settings of CIFAR-100 SOP; the paper gives SOP+ only (Table 4).
 Measured: not measured yet (no GPU was at hand).

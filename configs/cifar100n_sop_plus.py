@@ -1,7 +1,7 @@
 """SOP+ on CIFAR-100N (human labels), the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar100n_sop_plus.py --workdir=runs/cifar100n_sop_plus
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 4, CIFAR-100N: 67.81 +- .23.
 Measured: not measured yet (no GPU was at hand).

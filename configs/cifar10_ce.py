@@ -1,7 +1,7 @@
 """Cross-entropy on CIFAR-10, the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar10_ce.py --workdir=runs/cifar10_ce
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 1, CIFAR-10 symmetric 40 %: 82.65 +- .16 (selection rule not stated).
 Measured: not measured yet (no GPU was at hand).

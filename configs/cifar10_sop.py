@@ -1,7 +1,7 @@
 """SOP on CIFAR-10, the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar10_sop.py --workdir=runs/cifar10_sop
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 1 and table A.1, CIFAR-10 symmetric 40 %: 90.09 +- .27, ResNet-34, 45,000
   images.

@@ -1,7 +1,7 @@
 """SOP+ on CIFAR-10, the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar10_sop_plus.py --workdir=runs/cifar10_sop_plus
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 2 and table A.1, CIFAR-10 symmetric 50 %: 95.5, PreAct ResNet-18, 50,000 images.
 Measured: not measured yet (no GPU was at hand).

@@ -1,7 +1,7 @@
 """Cross-entropy on CIFAR-10N (human labels), the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar10n_ce.py --workdir=runs/cifar10n_ce
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 4, CIFAR-10N worst: 77.69 +- 1.55.
 Measured: not measured yet (no GPU was at hand).

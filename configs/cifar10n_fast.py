@@ -1,8 +1,7 @@
-"""SOP+ on CIFAR-10N random1, fast: a small network, large batches, a short schedule, no trick that
-noise hurts.
+"""SOP+ on CIFAR-10N random1, fast: a small network, large batches, a short schedule.
 
 python -m sop_jax.main --config=configs/cifar10n_fast.py --workdir=runs/cifar10n_fast
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: the tricks of airbench94_muon (Jordan 2024), without label smoothing and hard examples,
   which work against SOP.

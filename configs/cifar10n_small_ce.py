@@ -1,8 +1,7 @@
-"""Cross-entropy on 10,000 CIFAR-10N images, worst labels, 16x16, a 32-channel small ResNet (for a
-CPU).
+"""Cross-entropy on 10,000 CIFAR-10N images, worst labels, 16x16, a small ResNet (for a CPU).
 
 python -m sop_jax.main --config=configs/cifar10n_small_ce.py --workdir=runs/cifar10n_small_ce
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: ours; same network, augmentation, epochs and schedule as cifar10n_small_sop.
 Measured: 50.0 % last epoch, 53.5 % best (diagnostic), issue AUROC .868; one seed, 2 CPU cores

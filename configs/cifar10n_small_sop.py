@@ -1,7 +1,7 @@
-"""SOP on 10,000 CIFAR-10N images, worst labels, 16x16, a 32-channel small ResNet (for a CPU).
+"""SOP on 10,000 CIFAR-10N images, worst labels, 16x16, a small ResNet (for a CPU).
 
 python -m sop_jax.main --config=configs/cifar10n_small_sop.py --workdir=runs/cifar10n_small_sop
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: ours.
 Measured: 59.0 % last epoch and best, issue AUROC .863, F1 .73; one seed, 2 CPU cores

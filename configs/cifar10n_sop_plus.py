@@ -1,7 +1,7 @@
 """SOP+ on CIFAR-10N (human labels), the paper's recipe.
 
 python -m sop_jax.main --config=configs/cifar10n_sop_plus.py --workdir=runs/cifar10n_sop_plus
---config.data.dir=DIR
+    --config.data.dir=DIR
 
 Source: paper Table 4, CIFAR-10N worst: 93.24 +- .21 (aggregate 95.61, random1 95.28).
 Measured: not measured yet (no GPU was at hand).

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax.config import flatten, group_of
+from sop_jax.config import flatten
 from sop_jax.errors import UserError
 
 JOIN_SECONDS = 45.0  # that the processes may start apart
@@ -115,12 +115,8 @@ def require_same(facts: Mapping[str, object], topic: str) -> None:
 
 def facts_of(config: ConfigDict) -> dict[str, object]:
     """The fields in which the processes of a run must agree: all but those of one machine."""
-    facts = {}
-    for field in flatten(config):
-        if field not in MAY_DIFFER:
-            group, name = group_of(config, field)
-            facts[f"config.{field}"] = group[name]
-    return facts
+    fields = flatten(config)
+    return {f"config.{name}": fields[name] for name in fields if name not in MAY_DIFFER}
 
 
 def fingerprint(arrays: Iterable[np.ndarray]) -> str:

@@ -30,6 +30,7 @@ from sop_jax.loop import train
 from sop_jax.mesh import fetch, make_mesh, put, replicated
 from sop_jax.settings import complete
 from sop_jax.state import TrainState
+from sop_jax.workdir import Session
 
 _FIELDS = {  # parameter -> field of the config that it sets
     "method": "method.name",
@@ -56,9 +57,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
       method: 'sop', 'ce' and the like, a module of `sop_jax.methods`.
-      method_options: fields of the method by name, such as {"learning_rate_u": 20.0} for 'sop' or
-        {"gamma": 2} for 'focal'; the others keep their defaults. `python -m sop_jax.main --help`
-        lists them.
+      method_options: fields of the method by name, such as {"gamma": 2} for 'focal'; the others
+        keep their defaults. `python -m sop_jax.main --help` lists them.
       epochs, batch_size: a batch must split evenly over the devices and be no larger than the data.
       learning_rate: of the network.
       model: network, a key of `sop_jax.models.api.NETWORKS`.
@@ -121,13 +121,13 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
                 "label each"
             )
         classes = arrays.find_classes(labels)
-        given = arrays.encode(labels, classes)
+        label = arrays.encode(labels, classes)
         config = self._config(images.shape[1:])
         if config.batch_size > len(images):
             raise UserError(
                 f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size"
             )
-        dataset = arrays.make_dataset(images, given, classes)
+        dataset = arrays.make_dataset(images, label, classes)
         config, notes = resolve(config, dataset)
         for note in notes if self.verbose else []:
             print(note)
@@ -135,7 +135,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         state = _train(experiment, quiet=not self.verbose)
 
         self.classes_ = classes
-        self._given = given
+        self._label = label
         self._issues, _ = judge(experiment, state, read_evidence(experiment, state))
         self.noise_rate_ = float(self._issues.is_issue.mean())
         self._image_shape = images.shape[1:]
@@ -176,8 +176,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
     def score(self, images, labels, sample_weight=None) -> float:
         """Share of images whose label is predicted, of every kind of label (unlike sklearn's)."""
         predicted = self.predict_proba(images).argmax(axis=1)
-        given = arrays.encode(arrays.as_labels(labels), self.classes_)
-        return float(np.average(predicted == given, weights=sample_weight))
+        label = arrays.encode(arrays.as_labels(labels), self.classes_)
+        return float(np.average(predicted == label, weights=sample_weight))
 
     def label_issues(self) -> dict[str, np.ndarray]:
         """The verdict on every training label, worst first, in cleanlab's columns.
@@ -197,7 +197,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         order = worst_first(self._issues)
         return {
             "id": order,
-            "given_label": self.classes_[self._given[order]],
+            "given_label": self.classes_[self._label[order]],
             "predicted_label": self.classes_[self._issues.suggested_label[order]],
             "label_quality": self._issues.quality[order],
             "is_label_issue": self._issues.is_issue[order],
@@ -253,11 +253,11 @@ class _NoEvaluation:
 
 def _train(experiment: Experiment, quiet: bool) -> TrainState:
     with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
-        workdir = pathlib.Path(folder)
-        checkpoints = Checkpoints(workdir)
+        session = Session(pathlib.Path(folder), experiment.config)
+        checkpoints = Checkpoints(session.workdir)
         try:
             outcome = train(
-                experiment, experiment.resident(), workdir, checkpoints, _NoEvaluation(), quiet
+                experiment, experiment.resident(), session, checkpoints, _NoEvaluation(), quiet
             )
         finally:
             checkpoints.close()
@@ -291,7 +291,7 @@ def _checked_options(parameter: str, options: object) -> dict[str, object]:
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise UserError(
             f"{parameter}={options!r} must be a dict of field names and values, such as "
-            '{"learning_rate_u": 20.0}'
+            '{"gamma": 2}'
         )
     if "name" in options:
         raise UserError(f"{parameter} holds 'name'; the parameter {parameter[:-8]} says it")

@@ -111,7 +111,8 @@ def read_arrays(
       UserError: the file cannot be read as arrays, or lacks a required one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load leaves a damaged file open that it has opened itself
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             wanted = [
                 name
                 for name in file.files

@@ -3,8 +3,7 @@
 Both are checked before anything is allocated.
 """
 
-import os
-import sys
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 
 from sop_jax.config import require
 from sop_jax.data.dataset import Dataset
+from sop_jax.data.memory import machine_bytes
 from sop_jax.data.pipeline import steps_per_epoch
 from sop_jax.errors import UserError
 
@@ -81,7 +81,7 @@ def check_memory(needed: Mapping[str, int], mesh: Mesh) -> None:
     if "bytes_limit" in statistics:
         available, where, copies = statistics["bytes_limit"], "a device has", 1
     else:  # CPU devices share the host's
-        available, where = _host_memory(), "this machine has"
+        available, where = machine_bytes() or math.inf, "the machine has"
         copies = len(mesh.local_devices)
     total = copies * sum(needed.values())
     if total > available:
@@ -91,13 +91,6 @@ def check_memory(needed: Mapping[str, int], mesh: Mesh) -> None:
             f"{_gigabytes(available)}; lower model.width or data.train_limit, switch "
             "track_predictions off, or use more devices"
         )
-
-
-def _host_memory() -> int:
-    """Bytes of the host's memory."""
-    if not hasattr(os, "sysconf"):  # Windows: unknown, so nothing is refused
-        return sys.maxsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gigabytes(count: float) -> str:

@@ -6,7 +6,6 @@ finite stops the run and names the step. SIGTERM saves a checkpoint at the step 
 
 import contextlib
 import itertools
-import pathlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from sop_jax import tensorboard
 from sop_jax.checkpoint import Checkpoints, all_finite
 from sop_jax.errors import UserError
 from sop_jax.experiment import Experiment
@@ -25,7 +23,8 @@ from sop_jax.mesh import by_batch, fetch, put
 from sop_jax.schedules import learning_rate_at
 from sop_jax.state import Resident, TrainState
 from sop_jax.table import values
-from sop_jax.workdir import append_metrics, read_metrics
+from sop_jax.tensorboard import Events
+from sop_jax.workdir import Session
 
 
 class Evaluation(Protocol):
@@ -94,7 +93,8 @@ class Runner:
     ) -> tuple[TrainState, jax.Array]:
         """Runs the S steps of example, index int32 [S, B]; returns the new state, losses [S]."""
         placed = [put(part, self._by_batch) for part in (example, index)]
-        return self._programs(state, self.resident, *placed)
+        with jax.transfer_guard("disallow"):  # all that a step needs is on the devices
+            return self._programs(state, self.resident, *placed)
 
 
 class _Losses:
@@ -143,7 +143,7 @@ def _kept(saved_step: int | None) -> str:
 def train(
     experiment: Experiment,
     resident: Resident,
-    workdir: pathlib.Path,
+    session: Session,
     checkpoints: Checkpoints,
     evaluate: Evaluation,
     quiet: bool = False,
@@ -152,7 +152,7 @@ def train(
 
     Args:
       resident: the training set on the devices.
-      workdir: metrics.jsonl and tensorboard/ go there.
+      session: in the folder that metrics.jsonl and tensorboard/ go to.
       evaluate: what is measured at an evaluated epoch.
       quiet: print no line for each epoch and show no progress bar.
 
@@ -167,16 +167,16 @@ def train(
     state, meta = restored if restored else (experiment.init(), {"labels_sha256": labels_sha256})
     if meta["labels_sha256"] != labels_sha256:
         raise UserError(
-            f"the given labels are not those that {workdir} was trained on (sha256 "
+            f"the given labels are not those that {session.workdir} was trained on (sha256 "
             f"{labels_sha256[:12]}, was {meta['labels_sha256'][:12]}); restore the data or name "
             "another --workdir"
         )
     step = int(state.step)
-    history = read_metrics(workdir, step // per_epoch)
+    history = session.restore_metrics(step // per_epoch, meta.get("history", None if step else []))
     if restored and speaks:
-        tqdm.write(f"resumed at step {step} (epoch {step // per_epoch}) from {workdir}")
+        tqdm.write(f"resumed at step {step} (epoch {step // per_epoch}) from {session.workdir}")
 
-    events = tensorboard.Events(workdir, history)
+    events = Events(session.workdir, history)
     runner = Runner(experiment, resident)
     saved_step = step if restored else None
     losses = _Losses(lambda: saved_step)
@@ -197,7 +197,7 @@ def train(
                 f"parameters or rows are not finite after step {step}; {_kept(saved_step)}. Lower "
                 "config.optimizer.learning_rate"
             )
-        checkpoints.save(state, meta, best)
+        checkpoints.save(state, {**meta, "history": list(history)}, best)
         saved_step = step
 
     def outcome(finished: bool) -> Outcome:
@@ -232,7 +232,7 @@ def train(
             record |= evaluate(state) if evaluated else dict.fromkeys(evaluate.keys)
             best = _is_best(record, history)
             history.append(record)
-            append_metrics(workdir, record)
+            session.add(record)
             events.add(record)
             if speaks:
                 tqdm.write(_describe(record, config.epochs))

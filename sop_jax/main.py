@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 from sop_jax import agreement
 from sop_jax.command_line import help_text, parse
 from sop_jax.errors import UserError
+from sop_jax.process import leave, take_over
 
 
 def prepare_backend(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool) -> None:
@@ -80,19 +80,20 @@ def main(argv: list[str] | None = None) -> int:
       The exit status: 0, 2 after a mistake of the user or a failing file system, 130 after Ctrl-C.
     """
     argv = sys.argv if argv is None else argv
-    if {"--help", "-help", "-h"} & set(argv):
-        print(help_text())
-        return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # Orbax logs the errors of its threads here and raises them as well
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     command = None
     try:
+        if {"--help", "-help", "-h"} & set(argv):
+            print(help_text(), flush=True)
+            return 0
         command = parse(argv)
         prepare_backend(*command)
         task = importlib.import_module(f"sop_jax.tasks.{command.config.task}")
         task.run(*command)
+        sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), 2)
     except OSError as error:  # a full disk, a folder that went away
@@ -100,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         where = error.filename or (command and command.workdir)
         place = f": {where}" if where else ""
         return _fail(
-            f"{error.strerror or error}{place}; what is saved is kept, and the same command goes on "
-            "from it",
+            f"{error.strerror or error}{place}; what is saved is kept, and the same command goes "
+            "on from it",
             2,
         )
     except KeyboardInterrupt:
@@ -115,23 +116,8 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _stop(number: int, frame: object) -> None:
-    """SIGTERM before or after training (which handles it itself): files are whole at any moment, so
-    leave at once.
-    """
-    print(
-        "stopped by SIGTERM outside training; the same command goes on from the last checkpoint",
-        flush=True,
-    )
-    os._exit(0)
-
-
 if __name__ == "__main__":
     if not sys.flags.safe_path:
         del sys.path[0]  # `python -m` puts the current folder there: no data may run as code
-    signal.signal(signal.SIGTERM, _stop)
-    exit_status = main()
-    # at once: no thread of a library may write below the error line, or wait for other processes
-    if exit_status:
-        sys.stdout.flush()
-        os._exit(exit_status)
+    take_over()
+    leave(main())

@@ -1,25 +1,39 @@
-"""The files a finished run leaves beside its metrics: labels, issues, predictions, gallery,
-summary."""
+"""The files of a finished run: labels, issues, predictions, gallery, summary."""
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 import optax
 
-from sop_jax import evaluate, label_issues
 from sop_jax.data.dataset import Dataset
+from sop_jax.evaluate import accuracy, accuracy_per_class
 from sop_jax.evidence import judge, read_evidence
 from sop_jax.experiment import Experiment
-from sop_jax.files import write_arrays, write_json
+from sop_jax.files import read_json, write_arrays, write_json
+from sop_jax.label_issues import summarise, worst_first, write_csv
 from sop_jax.loop import Outcome
 
 GALLERY_SIZE = 100
+# What the mark of a finished run describes, and that of a run of several seeds.
+OUTPUTS = (
+    "config.json",
+    "run.json",
+    "metrics.jsonl",
+    "labels.npz",
+    "label_issues.csv",
+    "gallery.npz",
+    "predictions.npz",
+    "summary.json",
+    "plots",
+    "report.html",
+)
+GROUP_OUTPUTS = ("config.json", "run.json", "summary.json")
 
 
-def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None) -> None:
+def write_labels(workdir: pathlib.Path, data: Dataset, true_label: np.ndarray | None) -> None:
     """labels.npz: the given labels of all N rows, in row order, with their hash."""
     arrays = {
         "id": data.train.ids,
@@ -28,8 +42,8 @@ def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None)
         "train_rows": data.train_rows,
         "validation_rows": data.validation_rows,
     }
-    if truth is not None:
-        arrays["true_label"] = truth.astype(np.int32)
+    if true_label is not None:
+        arrays["true_label"] = true_label.astype(np.int32)
     write_arrays(workdir / "labels.npz", **arrays)
 
 
@@ -38,28 +52,27 @@ def write_results(
     experiment: Experiment,
     outcome: Outcome,
     test_probs: np.ndarray,
-    truth: np.ndarray | None,
+    true_label: np.ndarray | None,
     wall_seconds: float,
-) -> dict:
-    """Writes label_issues.csv, predictions.npz, gallery.npz and, last, summary.json, which marks
-    the run finished.
+) -> None:
+    """Writes label_issues.csv, predictions.npz, gallery.npz and summary.json.
 
     Every process calls this, since they gather the rows together; the first writes.
 
-    Returns:
-      What summary.json holds (in the other processes, nothing).
+    Args:
+      test_probs: float32 [M, K], predictions of the test set.
+      true_label: int32 [N], the true labels, where they are known.
+      wall_seconds: of all sessions of the run.
     """
     data, rows = experiment.dataset, experiment.dataset.train_rows
     evidence = read_evidence(experiment, outcome.state)
     issues, probs = judge(experiment, outcome.state, evidence)
     if jax.process_index() != 0:
-        return {}
+        return
     ids = data.train.ids[rows]
-    known = None if truth is None else truth[rows]
-    label_issues.write_csv(
-        workdir / "label_issues.csv", ids, evidence.label, issues, data.class_names, known
-    )
-    worst = label_issues.worst_first(issues)[:GALLERY_SIZE]
+    known = None if true_label is None else true_label[rows]
+    write_csv(workdir / "label_issues.csv", ids, evidence.label, issues, data.class_names, known)
+    worst = worst_first(issues)[:GALLERY_SIZE]
     write_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])
     write_arrays(
         workdir / "predictions.npz",
@@ -73,57 +86,56 @@ def write_results(
         **{f"diagnostic_{name}": value for name, value in evidence.diagnostics.items()},
     )
     summary = _summary(experiment, outcome, test_probs, wall_seconds)
-    summary |= label_issues.summarise(evidence.label, issues, evidence.margin, known)
+    summary |= summarise(evidence.label, issues, evidence.margin, known)
     write_json(workdir / "summary.json", summary)
-    return summary
 
 
-def write_group_summary(workdir: pathlib.Path, runs: list[dict]) -> None:
-    """summary.json of a run of several seeds: the summary of each, and the mean and std (ddof = 1)
-    of every number.
+def write_group_summary(workdir: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
+    """summary.json of a run of several seeds, from those of the seeds in `folders`.
 
-    A number that some seed does not know is null.
+    It holds each of them, and the mean and std (ddof = 1) of every number; a number that some seed
+    does not know is null.
     """
+    runs = [read_json(folder / "summary.json", "delete it and start again") for folder in folders]
     shared = ("method", "dataset", "epochs", "class_names", "noise_kind")
-    names = [
-        name
-        for name in runs[0]
-        if name not in (*shared, "seed")
-        and all(run[name] is None or isinstance(run[name], int | float) for run in runs)
-    ]
+    names = [name for name in runs[0] if name not in (*shared, "seed") and _is_number(runs, name)]
 
-    def over_seeds(statistic: Callable) -> dict:
+    def over_seeds(statistic: Callable[[list[float]], float]) -> dict:
         columns = {name: [run[name] for run in runs] for name in names}
         return {
             name: None if None in column else float(statistic(column))
             for name, column in columns.items()
         }
 
-    write_json(
-        workdir / "summary.json",
-        {
-            **{name: runs[0][name] for name in shared},
-            "num_seeds": len(runs),
-            "seeds": [run["seed"] for run in runs],
-            "images_per_second": sum(
-                run["images_per_second"] for run in runs
-            ),  # of all seeds together
-            "mean": over_seeds(np.mean),
-            "std": over_seeds(functools.partial(np.std, ddof=1)),
-            "runs": runs,
-        },
-    )
+    summary = {
+        **{name: runs[0][name] for name in shared},
+        "num_seeds": len(runs),
+        "seeds": [run["seed"] for run in runs],
+        "images_per_second": float(np.mean([run["images_per_second"] for run in runs])),
+        "mean": over_seeds(np.mean),
+        "std": over_seeds(functools.partial(np.std, ddof=1)),
+        "runs": runs,
+    }
+    write_json(workdir / "summary.json", summary)
+
+
+def _is_number(runs: Sequence[dict], name: str) -> bool:
+    """Whether each run has a number or null under the name."""
+    return all(run[name] is None or isinstance(run[name], int | float) for run in runs)
 
 
 def _summary(
     experiment: Experiment, outcome: Outcome, test_probs: np.ndarray, wall_seconds: float
 ) -> dict:
     config, data, history = experiment.config, experiment.dataset, outcome.history
-    tested = [row for row in history if row["test_accuracy"] is not None]
-    best = max(tested, key=lambda row: row["test_accuracy"])
-    validated = [row for row in tested if row["validation_accuracy"] is not None]
-    chosen = max(validated, key=lambda row: row["validation_accuracy"]) if validated else None
-    labels, speeds = data.test.labels, [row["images_per_second"] for row in history]
+    tested = [record for record in history if record["test_accuracy"] is not None]
+    best = max(tested, key=lambda record: record["test_accuracy"])
+    validated = [record for record in tested if record["validation_accuracy"] is not None]
+    chosen = max(validated, key=lambda record: record["validation_accuracy"], default=None)
+    labels, many = data.test.labels, experiment.num_classes > 5
+    speed = float(np.median([record["images_per_second"] for record in history]))
+    # A process that only made the outputs anew ran no step: then from the speed of the epochs.
+    step_images = len(data.train_rows) / experiment.steps_per_epoch
     return {
         "method": config.method.name,
         "dataset": data.name,
@@ -137,14 +149,10 @@ def _summary(
         "best_epoch": best["epoch"],
         "validation_accuracy": chosen and chosen["validation_accuracy"],
         "test_accuracy_at_best_validation": chosen and chosen["test_accuracy"],
-        "test_top5_last": evaluate.accuracy(test_probs, labels, top=5)
-        if experiment.num_classes > 5
-        else None,
-        "test_accuracy_per_class": evaluate.accuracy_per_class(test_probs, labels),
-        "images_per_second": float(np.median(speeds)),
-        "step_seconds_median": float(np.median(outcome.step_seconds))
-        if outcome.step_seconds
-        else None,
+        "test_top5_last": accuracy(test_probs, labels, top=5) if many else None,
+        "test_accuracy_per_class": accuracy_per_class(test_probs, labels),
+        "images_per_second": speed,
+        "step_seconds_median": float(np.median(outcome.step_seconds or [step_images / speed])),
         "compile_seconds": outcome.compile_seconds,
         "wall_seconds": wall_seconds,
     }

@@ -80,13 +80,13 @@ def track(
     given = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.max(jnp.where(given, logits, -jnp.inf), -1)
     margin = own - jnp.max(jnp.where(given, -jnp.inf, logits), -1)
-    epochs_seen = (epoch + 1).astype(jnp.float32)
+    epochs_seen = (epoch + 1).astype(rows["margin"].dtype)
     tracked = {
         "margin": rows["margin"] + (margin[:, None] - rows["margin"]) / epochs_seen,
         "prediction": jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32),
     }
     if "probs" in rows:
-        probs_seen = (jnp.maximum(epoch - window_start, 0) + 1).astype(jnp.float32)
+        probs_seen = (jnp.maximum(epoch - window_start, 0) + 1).astype(rows["probs"].dtype)
         moved = (jax.nn.softmax(logits) - rows["probs"]) / probs_seen
         tracked["probs"] = rows["probs"] + moved
     return tracked
@@ -130,7 +130,7 @@ def init_state(
 
 def count_correct(tracked: dict, label: jax.Array, weight: jax.Array) -> jax.Array:
     """int32, real examples whose tracked prediction equals the given label."""
-    right = (tracked["prediction"][:, 0] == label).astype(jnp.float32)
+    right = (tracked["prediction"][:, 0] == label).astype(weight.dtype)
     return jnp.sum(weight * right).astype(jnp.int32)
 
 

@@ -1,5 +1,6 @@
-"""TensorBoard events by tensorboardX, without TensorFlow; left out with one warning where it is not
-installed.
+"""TensorBoard events by tensorboardX, without TensorFlow.
+
+Where it is not installed they are left out, with one warning.
 """
 
 import logging
@@ -13,12 +14,15 @@ SKIPPED = ("epoch", "step")
 
 
 class Events:
-    """Writes the metrics of a run, in the first of several processes.
-
-    Opened anew it starts from `history`, so nothing of a killed run stands twice.
-    """
+    """Writes the metrics of a run, in the first of several processes."""
 
     def __init__(self, workdir: pathlib.Path, history: list[dict]):
+        """Opens the events anew.
+
+        Args:
+          workdir: they go to its tensorboard/, which is emptied.
+          history: records of the epochs before, so that nothing of a killed run stands twice.
+        """
         self._writer = None
         if jax.process_index() != 0:
             return
@@ -28,19 +32,20 @@ class Events:
             from tensorboardX import SummaryWriter
         except ImportError:
             log.warning(
-                "tensorboardX is not installed: no TensorBoard events (metrics.jsonl has the same numbers)"
+                "tensorboardX is not installed: no TensorBoard events (metrics.jsonl has the same "
+                "numbers)"
             )
             return
         self._writer = SummaryWriter(str(folder))
-        for row in history:
-            self.add(row)
+        for record in history:
+            self.add(record)
 
-    def add(self, row: dict) -> None:
+    def add(self, record: dict) -> None:
         """Adds one line of metrics.jsonl."""
         if self._writer is not None:
-            for name, value in row.items():
+            for name, value in record.items():
                 if name not in SKIPPED and value is not None:
-                    self._writer.add_scalar(name, value, row["epoch"])
+                    self._writer.add_scalar(name, value, record["epoch"])
 
     def close(self) -> None:
         """Flushes the events to disk."""

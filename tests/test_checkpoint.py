@@ -1,8 +1,8 @@
-"""Real Orbax checkpoints: exact round trips, other device counts, damage noticed, the last two and
-the best kept.
-"""
+"""Real Orbax checkpoints: exact round trips, other devices, old ones, damage noticed, two kept."""
 
 import shutil
+import sys
+import time
 from typing import NamedTuple
 
 import chex
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from sop_jax import checkpoint
-from sop_jax import mesh as meshes
+from sop_jax.errors import UserError
+from sop_jax.mesh import by_rows, make_mesh, put, replicated
 
 
 class State(NamedTuple):
@@ -23,12 +24,12 @@ class State(NamedTuple):
 
 
 def make_state(step, mesh=None):
-    mesh = mesh or meshes.make_mesh()
+    mesh = mesh or make_mesh()
     rng = np.random.default_rng(step)
     return State(
         jnp.int32(step),
         {"w": jnp.asarray(rng.normal(size=(30, 7)), jnp.float32)},
-        {"v": meshes.put(rng.normal(size=(256, 10)).astype(np.float32), meshes.rows(mesh))},
+        {"v": put(rng.normal(size=(256, 10)).astype(np.float32), by_rows(mesh))},
         jax.random.key(5),
     )
 
@@ -36,7 +37,7 @@ def make_state(step, mesh=None):
 def abstract(mesh):
     def shape(path, x):
         rows = "table" in jax.tree_util.keystr(path)
-        sharding = meshes.rows(mesh) if rows else meshes.replicated(mesh)
+        sharding = by_rows(mesh) if rows else replicated(mesh)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(shape, jax.eval_shape(lambda: make_state(0)))
@@ -51,7 +52,7 @@ def save(workdir, steps, best=()):
 
 def restore(workdir, devices=8):
     checkpoints = checkpoint.Checkpoints(workdir)
-    restored = checkpoints.restore(abstract(meshes.make_mesh(jax.devices()[:devices])))
+    restored = checkpoints.restore(abstract(make_mesh(jax.devices()[:devices])))
     checkpoints.close()
     return restored
 
@@ -94,14 +95,85 @@ def test_saving_survives_donation(tmp_path):
     same(restore(tmp_path)[0], make_state(1))
 
 
+class LaterState(NamedTuple):
+    """State as a later version has it: the same arrays, and places for some that may come."""
+
+    step: jax.Array
+    params: dict
+    table: dict
+    metrics: dict
+    key: jax.Array
+    plan: tuple
+
+
+def test_a_checkpoint_from_before_an_empty_field_was_added_is_whole(tmp_path):
+    save(tmp_path, [3])
+    old = abstract(make_mesh())
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    state, meta = checkpoints.restore(LaterState(**old._asdict(), metrics={}, plan=()))
+    checkpoints.save(state._replace(step=jnp.int32(4)), meta)
+    checkpoints.close()
+    assert state.metrics == {} and state.plan == () and meta == {"epoch": 3}
+    same(State(*(getattr(state, name) for name in State._fields)), make_state(3))
+    assert not (tmp_path / "bad_checkpoints").exists()
+    assert int(restore(tmp_path)[0].step) == 4  # and the other way round
+
+
+def test_without_its_array_metadatas_a_checkpoint_is_whole(tmp_path):
+    """They hold the type of the key, which then came back as two integers."""
+    save(tmp_path, [1, 2])
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "state" / "array_metadatas")
+    state, _ = restore(tmp_path)
+    same(state, make_state(2))
+    assert state.key.dtype == make_state(2).key.dtype
+
+
+def test_arrays_of_another_run_are_passed_over(tmp_path):
+    save(tmp_path, [1])
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(make_state(2)._replace(params={"other": jnp.zeros(2)}), {})
+    checkpoints.close()
+    assert int(restore(tmp_path)[0].step) == 1
+
+
+def test_a_clock_that_jumps_during_a_save_is_not_called_a_disk_that_fails(tmp_path, monkeypatch):
+    genuine, ahead = time.time, 0
+    monkeypatch.setattr(time, "time", lambda: genuine() + ahead)
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(make_state(1), {})
+    ahead = 7200
+    with pytest.raises(UserError, match="longer than Orbax waits, or this machine's clock"):
+        checkpoints.close()
+
+
+def test_late_answers_are_dropped_and_other_unraisable_errors_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: reported.append(str(it.exc_value)))
+    for _ in range(3):  # as often as there are restores
+        checkpoint._drop_late_answers()
+
+    class Unraisable(NamedTuple):
+        exc_value: Exception
+
+    for text in ("Event loop is closed", "another"):
+        sys.unraisablehook(Unraisable(RuntimeError(text)))
+    assert reported == ["another"]
+
+
 def files(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
+@pytest.fixture
+def unraisable(monkeypatch):
+    """Texts of the errors that Python could only print."""
+    texts = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: texts.append(str(it.exc_value)))
+    return texts
+
+
 def damage_and_check(tmp_path, damage):
-    """After damage to step 2, restore gives a whole state: step 1, or step 2 where the file did not
-    matter.
-    """
+    """After damage to step 2 a whole state is restored: step 1, or 2 if the file did not matter."""
     save(tmp_path, [1, 2])
     pristine = tmp_path.with_name(tmp_path.name + "_pristine")
     shutil.copytree(tmp_path, pristine)
@@ -120,22 +192,22 @@ def damage_and_check(tmp_path, damage):
     return passed_over
 
 
-def test_a_flipped_bit_is_noticed(tmp_path):
+def test_a_flipped_bit_is_noticed(tmp_path, unraisable):
     def flip(path):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
 
     assert damage_and_check(tmp_path / "run", flip) >= 4  # every array file, the manifest, our hash
+    assert unraisable == []
 
 
-def test_a_truncated_file_is_noticed(tmp_path):
-    assert (
-        damage_and_check(
-            tmp_path / "run", lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2])
-        )
-        >= 4
-    )
+def test_a_truncated_file_is_noticed(tmp_path, unraisable):
+    def cut(path):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    assert damage_and_check(tmp_path / "run", cut) >= 4
+    assert unraisable == []
 
 
 def test_a_changed_value_that_restores_silently_is_noticed(tmp_path, monkeypatch):

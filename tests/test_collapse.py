@@ -79,7 +79,7 @@ def test_nc1_by_hand():
 
 
 def test_nc3_and_self_duality_by_hand():
-    """K = 2: E/|E| = [[1, -1], [-1, 1]]/2; W = I, centred means -+(1, 0): WM' = [[-1, 1], [0, 0]]."""
+    """K = 2: E/|E| = [[1, -1], [-1, 1]]/2; W = I and means -+(1, 0): WM' = [[-1, 1], [0, 0]]."""
     means = np.array([[-1.0, 0.0], [1.0, 0.0]])
     root = np.sqrt(0.5)
     expected = np.linalg.norm(

@@ -20,11 +20,12 @@ def some(trials, num_rows=20, num_parameters=40, rank=3, sparsity=3):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(-10, 10), min_size=4, max_size=4).filter(lambda y: max(map(abs, y)) > 1e-3),
-       st.floats(1e-3, 5))  # fmt: skip
+@given(
+    st.lists(st.floats(-10, 10), min_size=4, max_size=4).filter(lambda y: np.ptp([0, *y]) > 1e-3),
+    st.floats(1e-3, 5),
+)
 def test_with_the_identity_s_is_the_soft_threshold(observed, penalty):
-    """J = I: the program is min 1/2 ||y - s||^2 + lambda ||s||_1, so theta = clip(y, -lambda,
-    lambda).
+    """J = I: min 1/2 ||y - s||^2 + lambda ||s||_1, so theta is y clipped to [-lambda, lambda].
 
     Not at |y_i| = lambda, where the error of an interior point is the root of its gap and not the
     gap.
@@ -62,9 +63,7 @@ def test_the_conditions_of_optimality_hold():
 
 
 def test_without_noise_theta_is_recovered_above_the_threshold():
-    """k = 0: nu = U S^-1 V^T theta* is dual feasible once lambda exceeds its largest entry
-    (methods.md, 8.5).
-    """
+    """k = 0: nu = U S^-1 V^T theta* is dual feasible once lambda exceeds its largest entry."""
     problems, factors = some(5, sparsity=0)
     weights = 1.01 * model.threshold(factors, problems.theta)
     truth = np.einsum("tpr,tp->tr", factors.right, problems.theta)

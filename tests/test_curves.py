@@ -27,7 +27,7 @@ def test_points_lie_on_the_sphere_and_the_grid_is_even(name):
         np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
 
 
-def test_points_of_the_specification():
+def test_points_of_the_formulas():
     t = np.array([0.4])
     d, h = 0.3, 0.15
     r = np.sqrt(1 - h**2)

@@ -33,15 +33,25 @@ def test_success_says_nothing_and_a_fault_of_ours_is_not_hidden(capsys):
         exit_status(lambda: print(1 / 0))
 
 
+PROGRAM = (
+    "import sys; from sop_jax.exit_status import exit_status;"
+    "sys.exit(exit_status(lambda: print('x' * 1_000_000)))"
+)
+
+
 def test_a_reader_that_leaves_early_gets_no_traceback():
     """`python -m sop_jax.compare ... | head -1`: nothing below the line, at exit either."""
-    program = (
-        "import sys; from sop_jax.exit_status import exit_status;"
-        "sys.exit(exit_status(lambda: print('x' * 1_000_000)))"
-    )
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", PROGRAM]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started.stdout.close()
     assert started.stderr.read() == "error: standard output: Broken pipe\n"
     started.stderr.close()
     assert started.wait() == 2
+
+
+def test_a_full_disk_under_the_output_is_one_line():
+    command = [sys.executable, "-c", PROGRAM]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output: No space left on device\n"

@@ -9,12 +9,14 @@ import pytest
 from test_loop import assert_same_end, metrics, tiny
 
 from sop_jax import evaluate, methods, models, optimizer
-from sop_jax import step as steps
 from sop_jax.config import default
 from sop_jax.data import sources
 from sop_jax.data.augment import normalise
 from sop_jax.methods.base import Batch
 from sop_jax.models import fast
+from sop_jax.settings import complete
+from sop_jax.state import init_state
+from sop_jax.step import make_step
 from sop_jax.tasks import classify
 
 
@@ -78,10 +80,10 @@ def make_state(sample, config, num_classes=4):
     fitted = sample is not None
     model = models.find("fast_net", num_classes, sample=sample, width=4, whitening=fitted)
     optimiser = optimizer.make_optimizer(optimizer.network_optimizer(config, 3), {}, 16)
-    state = steps.init_state(
+    state = init_state(
         jax.random.key(0), method, model, optimiser, (8, 8, 1), jnp.zeros(16, int), num_classes
     )
-    return model, state, jax.jit(steps.make_step(method, model.apply, optimiser, 3))
+    return model, state, jax.jit(make_step(method, model, optimiser, 3))
 
 
 def batch(seed=0):

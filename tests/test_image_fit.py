@@ -1,6 +1,4 @@
-"""Robust image recovery: noise, PSNR, growth of g and h, the step against its formula, stepping two
-ways.
-"""
+"""Robust image recovery: noise, PSNR, growth of g and h, the step's formula, stepping two ways."""
 
 import chex
 import hypothesis.strategies as st
@@ -103,8 +101,7 @@ def test_g_and_h_start_small_and_follow_the_formula(fits, images):
 
 
 def test_the_network_learns_by_plain_gradient_descent(fits):
-    """Its step is `learning_rate` times the gradient of the mean squared error: no momentum, no
-    decay, no Adam.
+    """Its step is the rate times the gradient of the mean squared error, and nothing else.
 
     Along a step of plain descent the loss falls by learning_rate * ||gradient||^2 = ||step||^2 /
     learning_rate.
@@ -135,9 +132,7 @@ def test_all_fits_start_from_one_network_and_only_the_doubled_one_has_g_and_h(fi
 
 
 def test_losses_are_the_mean_absolute_and_squared_error(fits, images):
-    """On equal outputs the l1 loss is at least the squared one (entries within 1), at most its
-    root.
-    """
+    """On equal outputs, entries within 1, l1 lies between the squared error and its root."""
     l1, mse = (fits[name].advance(fits[name].start, 1)[1].loss[0] for name in (PLAIN_L1, PLAIN_MSE))
     assert mse < l1 <= np.sqrt(mse) + 1e-6
 

@@ -9,16 +9,14 @@ from PIL import Image
 from sop_jax import compiler, main, study
 from sop_jax.errors import UserError
 from sop_jax.tasks import image_recovery
-from sop_jax.theory import image_fit, photograph
+from sop_jax.theory import image_fit, image_study, photograph
 
 FITS = image_fit.FITS
 
 
 @pytest.fixture
 def config(monkeypatch):
-    """Two iterations a part of a network of one scale on 8x8 pixels, compiled without
-    optimisations.
-    """
+    """Two iterations a part of a one-scale network on 8x8 pixels, compiled unoptimised."""
     monkeypatch.setattr(image_fit, "options_for_steps", compiler.options_for_one_run)
     config = image_recovery.default()
     config.update({"size": 8, "width": 2, "scales": 1, "iterations": 5, "iterations_per_part": 2})
@@ -64,16 +62,13 @@ def test_images_end_to_end_and_a_killed_run_ends_the_same(
     assert set(whole["images"]) == {"photo one"}
     for key, value in whole["images"]["photo one"].items():
         assert whole[key] == value
-    assert (
-        whole["psnr_best"] >= whole["psnr_final"]
-        and whole["psnr_plain_final"] == whole["psnr_plain_l1_final"]
-    )
-    assert (
-        4 < whole["psnr_input"] < 12
-        and whole["psnr_plain_mse_best"] >= whole["psnr_plain_mse_final"]
-    )
-    figure = tmp_path / "whole" / "plots" / "photo one_recovery.png"
-    assert Image.open(figure).size[0] == 900 and figure.stat().st_size < 100_000
+    assert whole["psnr_best"] >= whole["psnr_final"]
+    assert whole["psnr_plain_final"] == whole["psnr_plain_l1_final"]
+    assert whole["psnr_plain_mse_best"] >= whole["psnr_plain_mse_final"]
+    assert 4 < whole["psnr_input"] < 12
+    path = tmp_path / "whole" / "plots" / "photo one_recovery.png"
+    with Image.open(path) as figure:
+        assert figure.width == 900 and path.stat().st_size < 100_000
     parts = sorted(file.name for file in (tmp_path / "whole" / "arrays").iterdir())
     fits = [f"photo one_{name}_{end}.npz" for name in FITS for end in (2, 4, 5)]
     assert parts == sorted([*fits, "photo one_clean.npz"])
@@ -90,24 +85,18 @@ def test_images_end_to_end_and_a_killed_run_ends_the_same(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(study.Study, "part", killed)
         run(config, tmp_path / "killed")
-    times = {
-        name: (tmp_path / "killed" / "arrays" / f"{name}.npz").stat().st_mtime_ns
-        for name in finished
-    }
+    saved = [tmp_path / "killed" / "arrays" / f"{name}.npz" for name in finished]
+    times = [file.stat().st_mtime_ns for file in saved]
     resumed = run(config, tmp_path / "killed")
-    assert times == {
-        name: (tmp_path / "killed" / "arrays" / f"{name}.npz").stat().st_mtime_ns
-        for name in finished
-    }
+    assert [file.stat().st_mtime_ns for file in saved] == times
     for summary in (whole, resumed):
         del summary["seconds"]
     assert resumed == whole
     for part in parts:
-        one, other = (
-            np.load(tmp_path / folder / "arrays" / part) for folder in ("whole", "killed")
-        )
-        for key in one:
-            if key != "part_seconds":
+        one = np.load(tmp_path / "whole" / "arrays" / part)
+        other = np.load(tmp_path / "killed" / "arrays" / part)
+        with one, other:
+            for key in set(one) - {"part_seconds"}:
                 np.testing.assert_array_equal(one[key], other[key])
 
 
@@ -141,16 +130,14 @@ def test_matrices_end_to_end(matrix_config, tmp_path):
 
 
 def test_facts_of_an_image_by_hand():
-    """Half of the entries of a grey image are wrong; the model finds half of those, and calls one
-    right one wrong.
-    """
+    """Half of a grey image's entries are wrong; half of them are found, and a right one too."""
     clean, corrupted = np.full((2, 2, 3), 0.5), np.full((2, 2, 3), 0.5)
     corrupted.flat[:6] = 1
     sparse = np.zeros((2, 2, 3))
     sparse.flat[[0, 1, 2, 11]] = 0.5, 0.5, 0.15, -0.15
     curves = {name: np.array([10.0, 20.0 + i, 15.0 + i]) for i, name in enumerate(FITS)}
     recovered = dict.fromkeys(FITS, clean + 0.1)
-    facts = image_recovery._image_facts(clean, corrupted, curves, recovered, sparse)
+    facts = image_study.facts(clean, corrupted, curves, recovered, sparse)
     assert facts["psnr_input"] == pytest.approx(10 * np.log10(8))  # 1 / (.5 * .25)
     assert (facts["psnr_final"], facts["psnr_best"], facts["psnr_best_iteration"]) == (15, 20, 2)
     assert (facts["psnr_plain_final"], facts["psnr_plain_best"]) == (16, 21)
@@ -244,9 +231,7 @@ def test_two_images_of_one_name_are_refused(config, tmp_path):
     "factor, diverges", [(0.9, False), (1.1, False), (3.0, True), (float("nan"), True)]
 )
 def test_a_part_whose_loss_grew_is_not_kept(factor, diverges):
-    """A loss that a part multiplies by `factor`: a little up and down is the input's noise, the
-    rest divergence.
-    """
+    """A part multiplies the loss by `factor`: a little up and down is the input's noise."""
 
     def advance(state, count):
         losses = np.geomspace(1, factor, count) if factor == factor else np.full(count, np.nan)
@@ -258,12 +243,12 @@ def test_a_part_whose_loss_grew_is_not_kept(factor, diverges):
         with pytest.raises(
             UserError, match="the loss ended at .* after 7 iterations; lower config.alpha"
         ):
-            image_recovery._advance(fit, state, 3, np.inf)
+            image_study.advance(fit, state, 3, np.inf)
     else:
-        assert image_recovery._advance(fit, state, 3, np.inf)["state_0"] == 7
+        assert image_study.advance(fit, state, 3, np.inf)["state_0"] == 7
         # against the first loss of an earlier part
         with pytest.raises(UserError, match="descent diverged"):
-            image_recovery._advance(fit, state, 3, 0.1)
+            image_study.advance(fit, state, 3, 0.1)
 
 
 @pytest.mark.slow

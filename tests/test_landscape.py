@@ -24,9 +24,7 @@ def test_gradient_and_hessian_are_those_of_h():
 
 
 def test_the_least_squares_fit_is_a_saddle_of_known_curvature():
-    """u = v = 0 and theta the least squares fit is critical; its curvature is -2 ||rho||_inf (proof
-    of Prop. 3.2).
-    """
+    """u = v = 0, theta the least squares fit: critical, of curvature -2 ||rho||_inf (Prop. 3.2)."""
     theta = np.linalg.lstsq(PROBLEM.jacobian, PROBLEM.observed, rcond=1e-10)[0]
     rho, gradient, hessian = landscape.gradient_and_hessian(
         PROBLEM, np.concatenate([theta, np.zeros(8)])

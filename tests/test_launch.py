@@ -121,7 +121,7 @@ def test_notebook_names_configs_and_fields_that_exist(notebook):
     files = re.findall(r"--config=\{checkout\}/(\S+)", text)
     fields = re.findall(r"--config\.([\w.]+)=", text)
     assert files and all((ROOT / file).is_file() for file in files)
-    assert fields and set(fields) <= set(config.field_names(config.default()))
+    assert fields and set(fields) <= set(config.flatten(config.default()))
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ PACKAGE = ROOT / "sop_jax"
 ARROW = (
     "errors",
     "files",
+    "finished",
+    "lock",
     "exit_status",
     "fields",
     "general",
@@ -46,6 +48,7 @@ ARROW = (
     "workdir",
     "tensorboard",
     "run_folder",
+    "claim",
     "heat_maps",
     "panels",
     "plots",
@@ -57,6 +60,7 @@ ARROW = (
     "theory",
     "tasks",
     "estimator",
+    "process",
     "command_line",
     "main",
 )
@@ -73,13 +77,24 @@ METHODS_OWN = re.compile(
 )
 THEORY_TASKS = ("linear_recovery", "image_recovery", "neural_collapse", "two_curves")
 
-# Files that are cited without being in the repository: what runs and .ci/ leave, those of TFDS, and
-# published code of others that ours was written after.
+# Files that are cited without being in the repository: what runs and .ci/ leave, those of TFDS,
+# published code of others that ours was written after, and a method that docs/methods.md adds.
 FILES_ELSEWHERE = {
-    "summary.json", "config.json", "run.json", "block1.sh", "block2.sh",
-    "dataset_info.json", "features.json",
-    "augmentations.py", "augmentation_archive.py", "airbench94_muon.py",
-}  # fmt: skip
+    "summary.json",
+    "config.json",
+    "run.json",
+    "finished.json",
+    "block1.sh",
+    "block2.sh",
+    "dataset_info.json",
+    "features.json",
+    "augmentations.py",
+    "augmentation_archive.py",
+    "airbench94_muon.py",
+    "sce.py",
+    "digits_sce.py",
+    "test_sce.py",
+}
 CITED = re.compile(r"(?<![\w$])\.?\w[\w./-]*\.(?:md|py|json|sh|ipynb)\b")
 NOT_IN_THE_REPOSITORY = re.compile(r"\bspec\b|\bspecification\b|\(design\b|\bdesign, \d")
 

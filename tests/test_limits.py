@@ -65,7 +65,7 @@ def test_memory_is_refused_in_one_line_that_names_the_parts():
     line = str(caught.value)
     assert "this needs about 8,000,000 GB" in line
     assert "rows 8,000,000 GB, images 0.008 GB" in line
-    assert "this machine has" in line
+    assert "the machine has" in line
 
 
 def test_a_network_too_large_for_the_machine_is_refused_before_it_is_made():

@@ -1,6 +1,4 @@
-"""Gradient descent on the linear model: its step is the gradient's, and it ends where the flow
-does.
-"""
+"""Gradient descent on the linear model: its step is the gradient's, its end that of the flow."""
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +21,7 @@ def lanes(alphas, trials=1):
 
 
 def test_a_step_is_the_gradient_of_h_with_learning_rates_tau_and_alpha_tau():
-    """In the full theta, by automatic differentiation; the step holds theta by its r
-    coordinates.
-    """
+    """In the full theta, by automatic differentiation; the step holds its r coordinates."""
     problem = model.draw((0,), 6, 9, 2, 2)
     factors = model.factor(problem.jacobian, 2)
     random, alpha, tau = np.random.default_rng(0), 3.0, 1e-3
@@ -46,9 +42,7 @@ def test_a_step_is_the_gradient_of_h_with_learning_rates_tau_and_alpha_tau():
 
 
 def test_the_invariants_of_the_flow_hold_up_to_the_step():
-    """theta = J^T nu and u v = gamma^2 (eq. 20): the first exactly, the second with an error in
-    proportion to tau.
-    """
+    """theta = J^T nu exactly and u v = gamma^2 with an error in proportion to tau (eq. 20)."""
     basis, observed, _ = (x[0] for x in lanes([1.0]))
     alpha, gamma, errors = 20.0, 0.01, []
     step, residual = jax.jit(descent.step), jax.jit(descent.residual)
@@ -66,14 +60,15 @@ def test_the_invariants_of_the_flow_hold_up_to_the_step():
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.1, 30), st.floats(-20, 20), st.floats(1, 4000), st.floats(-16, -2))
 def test_the_limit_of_a_scalar_problem(slope, observed, alpha, log_gamma):
-    """N = r = 1: the root of b^2 nu + 2 gamma^2 sinh(4 alpha nu) = y, found by bisection in t = 4
-    alpha nu.
-    """
+    """N = r = 1: the root of b^2 nu + 2 gamma^2 sinh(4 alpha nu) = y, in t = 4 alpha nu."""
     found = descent.exact_limit(
         np.full((1, 1, 1), slope), np.full((1, 1), observed), np.array([alpha]), log_gamma
     )
-    root = brentq(lambda t: slope**2 * t / (4 * alpha) + 2 * np.exp(2 * log_gamma) * np.sinh(t) - observed, -60, 60,
-                  xtol=1e-14) / (4 * alpha)  # fmt: skip
+
+    def equation(t):
+        return slope**2 * t / (4 * alpha) + 2 * np.exp(2 * log_gamma) * np.sinh(t) - observed
+
+    root = brentq(equation, -60, 60, xtol=1e-14) / (4 * alpha)
     np.testing.assert_allclose(found.nu[0, 0], root, rtol=1e-6, atol=1e-10 / slope**2)
     np.testing.assert_allclose(
         slope * found.coordinates[0, 0] + found.noise[0, 0], observed, atol=1e-9

@@ -15,12 +15,12 @@ from sop_jax.tasks import linear_recovery
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs" / "theory"
 TINY = {
-    2: ("trials=2", "num_rows=8", "num_parameters=12", "rank=2", "sparsity=2", "log_gammas=(-4.0,-6.0)", "num_alphas=3",
-        "num_lambdas=5", "max_iterations=10_000", "landscape_problems=1", "landscape_starts=4"),
-    3: ("trials=2", "num_rows=12", "num_parameters=15", "rank=2", "sparsity=2", "ranks=(1,2)", "sparsities=(2,9)",
-        "num_lambdas=4"),
-    4: ("ranks=(20,)", "sparsities=(20,60)"),
-}  # fmt: skip
+    2: "trials=2 num_rows=8 num_parameters=12 rank=2 sparsity=2 log_gammas=(-4.0,-6.0) "
+    "num_alphas=3 num_lambdas=5 max_iterations=10_000 landscape_problems=1 landscape_starts=4",
+    3: "trials=2 num_rows=12 num_parameters=15 rank=2 sparsity=2 ranks=(1,2) sparsities=(2,9) "
+    "num_lambdas=4",
+    4: "ranks=(20,) sparsities=(20,60)",
+}
 
 
 def launch(number, workdir, *fields):
@@ -29,7 +29,6 @@ def launch(number, workdir, *fields):
             "main",
             f"--config={CONFIGS / f'linear_figure{number}.py'}",
             f"--workdir={workdir}",
-            # fmt: skip
             "--config.compilation_cache=off",
             *(f"--config.{field}" for field in fields),
         ]
@@ -37,7 +36,7 @@ def launch(number, workdir, *fields):
 
 
 def summary(number, workdir, *fields):
-    assert launch(number, workdir, *TINY[number], *fields) == 0
+    assert launch(number, workdir, *TINY[number].split(), *fields) == 0
     return json.loads((workdir / "summary.json").read_text())
 
 
@@ -83,7 +82,7 @@ def test_figure_3_small(tmp_path):
 
 
 def test_figure_4_has_the_published_success_far_from_the_frontier(tmp_path):
-    """methods.md, 8.5: at r = 20, all 20 of 20 are recovered at k = 20 and none at k = 60."""
+    """Figure 4 of the SOP paper: at r = 20 all are recovered at k = 20 and none at k = 60."""
     found = summary(4, tmp_path / "run")["figure4"]
     assert found == {
         "ranks": [20],
@@ -94,7 +93,7 @@ def test_figure_4_has_the_published_success_far_from_the_frontier(tmp_path):
 
 
 def test_a_descent_that_diverges_ends_in_one_line(tmp_path, capsys):
-    assert launch(2, tmp_path / "run", *TINY[2], "step_size=0.01") == 2
+    assert launch(2, tmp_path / "run", *TINY[2].split(), "step_size=0.01") == 2
     error = capsys.readouterr().err
     assert (
         error.count("\n") == 1
@@ -143,13 +142,12 @@ def test_a_dry_run_says_what_would_be_computed(capsys):
 
 @pytest.mark.slow
 def test_a_study_killed_three_times_ends_as_the_whole_one(tmp_path):
-    """kill -9 of real processes, each as soon as it has saved two more parts; only what is missing
-    is computed.
-    """
+    """kill -9 of real processes after every two parts; then only what is missing is computed."""
 
     def command(workdir):
-        return [sys.executable, "-m", "sop_jax.main", "--config=configs/theory/linear_figure3.py",
-                f"--workdir={workdir}", "--config.trials=3"]  # fmt: skip
+        config = "--config=configs/theory/linear_figure3.py"
+        flags = [config, f"--workdir={workdir}", "--config.trials=3"]
+        return [sys.executable, "-m", "sop_jax.main", *flags]
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run(command(whole), cwd=CONFIGS.parents[1], check=True, capture_output=True)

@@ -1,6 +1,4 @@
-"""Low-rank recovery: the descent against hand-made steps, its limit, robust PCA against its
-optimality conditions.
-"""
+"""Low-rank recovery: descent against hand-made steps, its limit, the optimality of robust PCA."""
 
 import hypothesis.strategies as st
 import jax
@@ -46,9 +44,7 @@ def test_the_sparse_part_hits_its_share():
 
 
 def test_two_steps_by_hand():
-    """A 1x1 'matrix' y = 2 from gamma = .5: U, g, h by the gradients of (u^2 + g^2 - h^2 - y)^2 /
-    4.
-    """
+    """A 1x1 'matrix' y = 2 from gamma = .5, by the gradients of (u^2 + g^2 - h^2 - y)^2 / 4."""
     alpha, step, u, g, h = 3.0, 0.1, 0.5, 0.5, 0.5
     for _ in range(2):
         r = u * u + g * g - h * h - 2

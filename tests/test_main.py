@@ -17,6 +17,7 @@ import pytest
 
 from sop_jax import checkpoint, main
 from sop_jax.errors import UserError
+from sop_jax.settings import CHOICES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = f"--config={ROOT}/configs/digits_sop.py"
@@ -27,6 +28,7 @@ SMALL = [
     "--config.epochs=1",
     "--config.compilation_cache=off",
 ]
+DEFAULT = "from sop_jax.config import default\ndef get_config():\n    c = default()\n"
 HUMAN = ["--config.noise.kind=human", "--config.noise.rate=0"]
 
 
@@ -71,18 +73,32 @@ def fails(run, tmp_path):
         ("--config.noise=1", ["unknown config field --config.noise"]),
         ("--config.noise.rate.x=1", ["unknown config field --config.noise.rate.x"]),
         ("--config.epochs=abc", ["config.epochs='abc'", "whole number"]),
-        ("--config.num_seeds=0", ["config.num_seeds=0", "at least 1"]),
+        ("--config.num_seeds=0", ["config.num_seeds=0", "from 1 to 1000"]),
         ("--config.num_seeds=two", ["config.num_seeds='two'", "whole number"]),
-        ("--config.seeds_by=loop", ["config.seeds_by='loop' is unknown", "auto, unroll, vmap"]),
+        ("--config.seeds_by=loop", ["unknown config field --config.seeds_by"]),
+        ("--config.num_seeds=1000000000", ["config.num_seeds=1000000000", "from 1 to 1000"]),
+        ("--config.epochs=2147483648", ["config.epochs=2147483648", "whole number from 1"]),
+        (f"--config.epochs={'9' * 5000}", ["config.epochs=", "must be a whole number"]),
+        ("--config.batch_size=2147483648", ["config.batch_size=2147483648"]),
+        ("--config.optimizer.learning_rate=nan", ["optimizer.learning_rate=nan", "finite"]),
+        ("--config.method.learning_rate_v=1e308", ["config.method.learning_rate_v=1e+308"]),
+        ("--config.model.width=2147483648", ["config.model.width=2147483648"]),
+        ("--config.method.smoothing=0.9", ["no field of method 'sop'", "label_smoothing"]),
+        ("--config.optimizer.warmup=0.1", ["no field of optimiser 'sgd'", "triangular"]),
+        ("--config.method.nam=ce", ["no field of method 'sop'", "did you mean 'name'"]),
+        ("--config.data.path=my.npz", ["config.data.path='my.npz'", "data.name=npz"]),
+        ("--config.noise.labels=worst", ["config.noise.labels='worst'", "noise.kind=human"]),
+        ("--config.distributed.process_id=0", ["distributed.process_id=0", "num_processes"]),
+        ("--workdir=gs://bucket/run", ["--workdir=gs://bucket/run", "local or mounted folder"]),
         ("--config.epochs=1.5", ["config.epochs='1.5'", "whole number"]),
         ("--config.noise.rate=high", ["config.noise.rate='high'", "a number"]),
         ("--config.augment.flip=maybe", ["config.augment.flip='maybe'", "true or false"]),
         ("--config.data.num_classes=ten", ["config.data.num_classes='ten'", "whole number"]),
-        ("--config.noise.rate=1.5", ["config.noise.rate=1.5", "[0, 1]"]),
+        ("--config.noise.rate=1.5", ["config.noise.rate=1.5", "from 0 to 1"]),
         ("--config.noise.kind=none", ["noise.rate", "noise.kind='none'"]),
         ("--config.task=clasify", ["did you mean 'classify'"]),
         ("--wrokdir=x", ["unknown flag --wrokdir", "did you mean 'workdir'"]),
-        ("--config.epochs", ["Missing value"]),
+        ("--config.epochs", ["--config.epochs", "expected one argument"]),
         ("garbage", ["unexpected argument 'garbage'"]),
     ],
 )
@@ -144,7 +160,7 @@ def test_unreadable_npz_files(fails, tmp_path):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"text", b""):
         path.write_bytes(content)
-        fails(*flags, words=["not an .npz file"])
+        fails(*flags, words=[".npz file"])
     np.savez(path, **arrays | {"train_labels": np.array([{}] * 4, object)})
     fails(*flags, words=["train_labels", "pickled objects"])
     del arrays["test_labels"]
@@ -183,15 +199,16 @@ def test_a_malicious_pt_file_is_refused_and_not_run(fails, tmp_path):
         ("import nothing_like_that\n", ["line 1", "nothing_like_that"]),
         ("def get_config():\n    return None\n", ["returned NoneType"]),
         (
-            "from sop_jax.config import default\ndef get_config():\n    c = default()\n    c.nosie.rate = 1\n    return c\n",
+            f"{DEFAULT}    c.nosie.rate = 1\n    return c\n",
             ["line 4", "nosie"],
         ),
         (
-            "from sop_jax.config import default\ndef get_config():\n    c = default()\n    c.epoch = 1\n    return c\n",
+            f"{DEFAULT}    c.epoch = 1\n    return c\n",
             ["config.epoch is unknown", "did you mean 'epochs'"],
         ),
         (
-            "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 1})\n",
+            "from ml_collections import ConfigDict\n"
+            "def get_config():\n    return ConfigDict({'seed': 1})\n",
             ["is missing"],
         ),
     ],
@@ -226,9 +243,10 @@ def test_overrides_reach_the_config_in_any_order_and_it_is_locked():
             "main",
             "--config.noise.rate",
             "0.2",
-            "--noconfig.augment.flip",
+            "--config.augment.flip=false",
             CONFIG,
             "--dry_run",
+            "--config.optimizer.schedule=step",
             "--config.optimizer.drop_epochs=(3,5)",
             "--config.data.num_classes=10",
         ]
@@ -244,10 +262,52 @@ def test_overrides_reach_the_config_in_any_order_and_it_is_locked():
         config.noise.rat = 1
 
 
+def test_another_method_from_any_config_with_its_own_fields(capsys):
+    flags = ["--config.method.name=elr", "--config.method.momentum=0.9", "--dry_run"]
+    config = main.parse(["main", CONFIG, *flags]).config
+    assert config.method.to_dict() == {"name": "elr", "momentum": 0.9, "weight": None}
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 2
+    assert "config.method.learning_rate_u of the config file is left out" in out[0]
+    with pytest.raises(UserError, match="variant is no field of method 'elr' .it belongs to sop"):
+        main.parse(["main", CONFIG, *flags, "--config.method.variant=paper"])
+
+
+def test_a_field_in_a_config_file_must_be_of_its_own_method(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from sop_jax.config import default\n"
+        "def get_config():\n"
+        "    config = default()\n"
+        "    config.method.name = 'gce'\n"
+        "    config.method.smoothing = 0.9\n"
+        "    return config\n"
+    )
+    with pytest.raises(UserError, match="config.method.smoothing is no field of method 'gce'"):
+        main.parse(["main", f"--config={path}", "--dry_run"])
+    with pytest.raises(UserError, match="config.method.smoothing is no field of method 'gce'"):
+        main.parse(["main", f"--config={path}", "--dry_run", "--config.method.name=ce"])
+
+
+def test_a_task_of_other_fields_is_refused_on_the_command_line():
+    with pytest.raises(UserError, match="config.task='two_curves' cannot be set on the command"):
+        main.parse(["main", CONFIG, "--dry_run", "--config.task=two_curves"])
+
+
+@pytest.mark.parametrize("text", ["(40,80)", "40,80", "[40, 80]"])
+def test_lists_on_the_command_line(text):
+    flags = ["--config.optimizer.schedule=step", f"--config.optimizer.drop_epochs={text}"]
+    assert main.parse(["main", CONFIG, "--dry_run", *flags]).config.optimizer.drop_epochs == (
+        40,
+        80,
+    )
+
+
 def test_dry_run_needs_no_workdir_and_writes_nothing(run, tmp_path, capfd):
     status, _, out = run("--dry_run")
     assert status == 0 and "memory a device" in out and "table u: (256, 1)" in out
-    assert "seeds: 2 in one program (unroll): 0, 1" in run("--dry_run", "--config.num_seeds=2")[2]
+    assert "method.learning_rate_u = 20.0  # of u" in out
+    assert "seeds, one after the other: 0, 1" in run("--dry_run", "--config.num_seeds=2")[2]
     assert main.main(["main", CONFIG, *SMALL, "--dry_run"]) == 0
     assert "nothing was trained or written" in capfd.readouterr().out
     assert list(tmp_path.iterdir()) == []
@@ -317,7 +377,13 @@ def test_file_errors_and_interruption_are_one_line(run, monkeypatch, tmp_path):
 def test_help_lists_the_flags_and_the_fields(capsys):
     assert main.main(["main", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "--workdir=DIR" in out and "--config.noise.rate = 0.0  # " in out
+    assert "--workdir=DIR" in out and "--config.noise.rate = 0.0  the kind's nominal" in out
+    for choice in CHOICES:
+        for name in choice.names():
+            part = out.split(f"with --config.{choice.field}={name}:")[-1].split("\n\n")[0]
+            for field in choice.fields(name).values():
+                assert f"--config.{choice.field.split('.')[0]}.{field.name} = " in part
+                assert field.meaning in part
 
 
 @pytest.mark.parametrize(
@@ -325,6 +391,8 @@ def test_help_lists_the_flags_and_the_fields(capsys):
     [
         (["--config.nosie.rate=0.4"], "did you mean 'noise.rate'"),
         (["--config.batch_size=60"], "not divisible by the 8 devices"),
+        (["--config.augment.crop_padding=100"], "config.augment.crop_padding=100 is not allowed"),
+        (["--config.batch_size=1000000"], "there are 100 training rows, so it is at most 104"),
         ([], "cannot be made or written"),
     ],
 )
@@ -354,3 +422,45 @@ def test_the_real_command_ends_in_one_line(tmp_path, flags, words):
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert last.startswith("error: ") and words in last
+
+
+def command(*flags, cwd=ROOT, **variables):
+    """The real command, with no --workdir."""
+    return subprocess.run(
+        [sys.executable, "-m", "sop_jax.main", CONFIG, *SMALL, *flags],
+        cwd=cwd,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("--xla_no_such_flag=1", "xla_no_such_flag"), ("nonsense", 'Could not open file "nonsense"')],
+)
+def test_flags_that_xla_does_not_know_are_one_line(value, words):
+    done = command("--dry_run", XLA_FLAGS=value)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: the variable XLA_FLAGS=") and words in done.stderr
+
+
+def test_nothing_in_the_current_folder_is_imported(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import importlib.util\n"
+        "from sop_jax.config import default\n"
+        "def get_config():\n"
+        "    assert importlib.util.find_spec('neighbour') is None\n"
+        "    return default()\n"
+    )
+    (tmp_path / "neighbour.py").write_text("")
+    done = command(
+        "--dry_run",
+        f"--config={tmp_path}/mine.py",
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+        XLA_FLAGS="",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing was trained or written" in done.stdout

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sop_jax import config as configs
-from sop_jax import main, step
+from sop_jax import compiler, main, programs
+from sop_jax.config import check, group_of
 from sop_jax.errors import UserError
 from sop_jax.evaluate import COLLAPSE_KEYS
+from sop_jax.settings import complete
 from sop_jax.tasks import classify, neural_collapse
 
 
 @pytest.fixture
 def config(monkeypatch):
     """Two epochs on 96 digits, compiled without optimisations."""
-    monkeypatch.setattr(step.compiler, "options_for_steps", step.compiler.options_for_one_run)
+    monkeypatch.setattr(programs, "options_for_steps", compiler.options_for_one_run)
     config = neural_collapse.default()
     config.update({"epochs": 2, "batch_size": 32, "eval_every": 2, "checkpoint_every": 2})
     config.data.train_limit = 96
@@ -33,16 +34,13 @@ def finished(config, folder):
     neural_collapse.run(config, folder)
     summary = json.loads((folder / "summary.json").read_text())
     for case in config.collapse.cases:
-        found = summary[case]
-        lines = [
-            json.loads(line)
-            for line in (folder / "runs" / case / "metrics.jsonl").read_text().splitlines()
-        ]
-        assert [line["nc1"] is None for line in lines] == [True, False]
+        found, own = summary[case], folder / "runs" / case
+        records = [json.loads(line) for line in (own / "metrics.jsonl").read_text().splitlines()]
+        assert [record["nc1"] is None for record in records] == [True, False]
         for key in COLLAPSE_KEYS:
-            assert found[key]["first"] == found[key]["last"] == lines[1][key]
+            assert found[key]["first"] == found[key]["last"] == records[1][key]
         assert 0 <= found["accuracy"] <= 1
-        assert (folder / "runs" / case / "report.html").exists()
+        assert (own / "report.html").exists()
     return summary
 
 
@@ -85,30 +83,33 @@ def test_a_stopped_case_leaves_the_study_unfinished(config, tmp_path, monkeypatc
 
 def test_each_case_sets_what_its_name_says():
     config = neural_collapse.default()
-    config.collapse.noise_rate = 0.3
+    config.collapse.update({"noise_rate": 0.3, "learning_rate_u": 7.0})
+    config = complete(config).lock()  # as the command line has it
     cases = {case: neural_collapse.case_config(config, case, 10) for case in neural_collapse.CASES}
     for case, own in cases.items():
-        configs.check(own)
-        assert own.track_collapse and own.task == "classify", case
-    assert [cases[loss].method.name for loss in neural_collapse.LOSSES] == list(
-        neural_collapse.LOSSES
-    )
-    assert (cases["narrow_etf"].model.feature_dim, cases["narrow_etf"].model.classifier) == (
-        10,
-        "etf",
-    )
-    assert (cases["etf"].model.feature_dim, cases["etf"].model.classifier) == (None, "etf")
+        check(own)
+        assert own.track_collapse and own.task == "classify" and "collapse" not in own, case
+    for loss in neural_collapse.LOSSES:
+        assert cases[loss].method.name == loss
+
+    def last_layer(case):
+        return cases[case].model.feature_dim, cases[case].model.classifier
+
+    assert last_layer("narrow_etf") == (10, "etf") and last_layer("etf") == (None, "etf")
+    sop = cases["sop_noisy"].method
+    assert (sop.learning_rate_u, sop.learning_rate_v) == (7.0, 20.0)
+    assert "learning_rate_u" not in cases["ce_noisy"].method
     assert cases["ce_noisy"].noise.rate == cases["sop_noisy"].noise.rate == 0.3
     assert (cases["ce_random"].noise.kind, cases["ce_random"].noise.rate) == ("symmetric", 1.0)
 
 
 def test_summary_of_known_curves():
-    """The terminal phase starts where training accuracy first reaches TERMINAL; NC1 falls 0.5 ->
-    0.02 in it.
-    """
-    values = {key: np.full(4, np.nan) for key in neural_collapse.CURVES}
-    curves = values | {"epoch": np.array([1, 3, 5, 7]), "train_accuracy": np.array([0.8, 0.9995, 0.99, 1.0]),
-                       "nc1": np.array([2.0, 0.5, 0.1, 0.02])}  # fmt: skip
+    """The terminal phase starts where training accuracy first reaches TERMINAL."""
+    curves = {key: np.full(4, np.nan) for key in neural_collapse.CURVES} | {
+        "epoch": np.array([1, 3, 5, 7]),
+        "train_accuracy": np.array([0.8, 0.9995, 0.99, 1.0]),
+        "nc1": np.array([2.0, 0.5, 0.1, 0.02]),
+    }
     run = {"test_accuracy_last": 0.97, "parameters": 12}
     found = neural_collapse.summarise(curves, run)
     assert found["terminal_epoch"] == 3
@@ -116,19 +117,24 @@ def test_summary_of_known_curves():
     assert math.isclose(found["nc1_fall"], 25)
     assert "nc2" not in found
     never = neural_collapse.summarise(curves | {"train_accuracy": np.full(4, 0.9)}, run)
-    assert (
-        never["terminal_epoch"] is None
-        and never["nc1_fall"] is None
-        and never["nc1"]["terminal"] is None
-    )
+    assert never["terminal_epoch"] is never["nc1_fall"] is never["nc1"]["terminal"] is None
 
 
 def test_table_of_fixed_classifiers():
-    cases = {"ce": {"parameters": 200, "accuracy": 0.99}, "etf": {"parameters": 150, "accuracy": 0.987},
-             "mse": {"parameters": 200, "accuracy": 0.9}}  # fmt: skip
+    cases = {
+        "ce": {"parameters": 200, "accuracy": 0.99},
+        "etf": {"parameters": 150, "accuracy": 0.987},
+        "mse": {"parameters": 200, "accuracy": 0.9},
+    }
     table = neural_collapse.compare_classifiers(cases)
-    assert table["etf"] == pytest.approx({"parameters": 150, "saved_percent": 25.0, "accuracy": 0.987,
-                                          "points_below_learnt": 0.3})  # fmt: skip
+    assert table["etf"] == pytest.approx(
+        {
+            "parameters": 150,
+            "saved_percent": 25.0,
+            "accuracy": 0.987,
+            "points_below_learnt": 0.3,
+        }
+    )
     assert list(table) == ["ce", "etf"] and table["ce"]["points_below_learnt"] == 0
     assert neural_collapse.compare_classifiers({"etf": cases["etf"]}) == {}
 
@@ -150,17 +156,21 @@ def test_seeds_are_averaged(config, tmp_path):
     assert np.isnan(curves["nc2"]).all()
 
 
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("collapse.cases", ("ce", "cee"), "config.collapse.cases="),
-    ("collapse.cases", (), "config.collapse.cases="),
-    ("collapse.noise_rate", 0.0, "config.collapse.noise_rate="),
-    ("method.name", "sop", "config.method.name='sop' is not allowed: the cases of this study set it"),
-    ("model.feature_dim", 4, "config.model.feature_dim=4"),
-    ("epochs", 0, "config.epochs=0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("collapse.cases", ("ce", "cee"), "config.collapse.cases="),
+        ("collapse.cases", (), "config.collapse.cases="),
+        ("collapse.noise_rate", 0.0, "config.collapse.noise_rate="),
+        ("collapse.learning_rate_u", -1.0, "config.method.learning_rate_u=-1"),
+        ("method.name", "sop", "config.method.name='sop' is not allowed: the cases .* set it"),
+        ("model.feature_dim", 4, "config.model.feature_dim=4"),
+        ("epochs", 0, "config.epochs=0"),
+    ],
+)
 def test_fields_that_cannot_be_are_refused(field, value, message):
     config = neural_collapse.default()
-    group, name = configs.group_of(config, field)
+    group, name = group_of(config, field)
     group[name] = value
     with pytest.raises(UserError, match=message):
         neural_collapse.check(config)
@@ -169,7 +179,5 @@ def test_fields_that_cannot_be_are_refused(field, value, message):
 def test_dry_run_names_the_cases(capsys):
     assert main.main(["sop_jax", "--config=configs/theory/neural_collapse.py", "--dry_run"]) == 0
     out = capsys.readouterr().out
-    assert (
-        all(f"runs/{case}" in out for case in neural_collapse.CASES)
-        and "nothing was computed" in out
-    )
+    assert all(f"runs/{case}" in out for case in neural_collapse.CASES)
+    assert "nothing was computed" in out

@@ -1,4 +1,4 @@
-"""Schedules by hand, SGD as torch does it, and rows that move by rate * B / 128 with no memory."""
+"""SGD as torch does it, Muon, averages, and rows that move by rate * B / 128 with no memory."""
 
 import jax
 import jax.numpy as jnp
@@ -7,36 +7,26 @@ import pytest
 
 from sop_jax import optimizer
 from sop_jax.config import default
+from sop_jax.settings import complete
 
 
-def rates(**fields):
+def configured(**fields):
+    """A complete config with fields of config.optimizer set."""
     config = default()
-    config.epochs = 10
-    config.optimizer.update(fields)
-    return [float(optimizer.learning_rate_at(config, e)) for e in range(10)]
-
-
-def test_step_schedule_drops_at_the_start_of_the_epoch():
-    got = rates(schedule="step", learning_rate=0.02, drop_epochs=(4, 8), drop_factor=0.1)
-    np.testing.assert_allclose(got, [0.02] * 4 + [0.002] * 4 + [0.0002] * 2, rtol=1e-6)
-
-
-def test_cosine_schedule_starts_at_the_rate_and_heads_for_the_final_one():
-    got = rates(schedule="cosine", learning_rate=0.02, final_learning_rate=2e-4)
-    np.testing.assert_allclose(got[0], 0.02, rtol=1e-6)
-    np.testing.assert_allclose(got[5], 2e-4 + 0.0198 / 2, rtol=1e-6)
-    np.testing.assert_allclose(got[9], 2e-4 + 0.0198 * (1 + np.cos(np.pi * 0.9)) / 2, rtol=1e-5)
-
-
-def test_constant_schedule():
-    assert rates(schedule="constant", learning_rate=0.5) == [0.5] * 10
+    config.epochs = fields.pop("epochs", 10)
+    for name, value in fields.items():
+        config.optimizer[name] = value
+    return complete(config)
 
 
 def test_network_schedule_is_constant_within_an_epoch():
-    config = default()
-    config.epochs = 2
-    config.optimizer.update(
-        schedule="step", drop_epochs=(1,), momentum=0.0, weight_decay=0.0, learning_rate=1.0
+    config = configured(
+        epochs=2,
+        schedule="step",
+        drop_epochs=(1,),
+        momentum=0.0,
+        weight_decay=0.0,
+        learning_rate=1.0,
     )
     transform = optimizer.network_optimizer(config, steps_per_epoch=3)
     state, moves = transform.init(jnp.zeros(())), []
@@ -47,7 +37,7 @@ def test_network_schedule_is_constant_within_an_epoch():
 
 
 def test_sgd_is_torchs():
-    """m <- mu m + (g + wd w); w <- w - lr m: coupled decay, no dampening (methods.md, 0.4)."""
+    """m <- mu m + (g + wd w); w <- w - lr m: coupled decay, no dampening."""
     transform = optimizer.sgd(0.1, 0.9, 0.5)
     w, state = jnp.array(2.0), transform.init(jnp.array(2.0))
     m, expected = 0.0, 2.0
@@ -79,12 +69,13 @@ def test_rows_move_by_the_rate_scaled_by_the_batch_and_keep_no_memory(batch_size
 
 
 def test_triangular_schedule_rises_and_falls_by_step():
-    got = rates(schedule="triangular", learning_rate=0.5, warmup=0.2)
-    np.testing.assert_allclose(got, [0, 0.25, *(0.5 * np.arange(8, 0, -1) / 8)], rtol=1e-6)
-    config = default()
-    config.epochs = 2
-    config.optimizer.update(
-        schedule="triangular", warmup=0.5, momentum=0.0, weight_decay=0.0, learning_rate=1.0
+    config = configured(
+        epochs=2,
+        schedule="triangular",
+        warmup=0.5,
+        momentum=0.0,
+        weight_decay=0.0,
+        learning_rate=1.0,
     )
     transform = optimizer.network_optimizer(config, steps_per_epoch=2)
     state, moves = transform.init(jnp.zeros(())), []
@@ -105,8 +96,7 @@ def test_nesterov_looks_ahead():
 
 
 def test_muon_moves_kernels_orthogonally_and_leaves_the_rest_and_the_rows_to_gradient_descent():
-    config = default()
-    config.optimizer.update(
+    config = configured(
         name="muon",
         schedule="constant",
         muon_learning_rate=0.1,
@@ -160,6 +150,6 @@ def test_average_by_hand():
 
 def test_a_plain_run_keeps_no_average():
     """Off, the optimiser's state is what it was, so older checkpoints still fit."""
-    state = optimizer.network_optimizer(default(), 1).init({"w": jnp.zeros((3, 3, 1, 1))})
+    state = optimizer.network_optimizer(complete(default()), 1).init({"w": jnp.zeros((3, 3, 1, 1))})
     plain = optimizer.sgd(lambda count: 0.1, 0.9, 5e-4).init({"w": jnp.zeros((3, 3, 1, 1))})
     assert jax.tree.structure(state) == jax.tree.structure(plain)

@@ -42,9 +42,18 @@ def test_two_steps_of_descent_by_hand():
 
 @pytest.mark.parametrize(
     ("losses", "lost"),
-    [([1.0, 0.5], False), ([0.9, 0.8, 0.7], False), ([1.0, 1.5, 1.2], False), ([1.0, 50.0, 0.1], False),
-     ([1.0, 50.0, 0.5], True), ([1.0, 2.5], True), ([1.0, np.inf], True), ([1.0, np.nan, 0.1], True), ([np.nan], True)],
-)  # fmt: skip
+    [
+        ([1.0, 0.5], False),
+        ([0.9, 0.8, 0.7], False),
+        ([1.0, 1.5, 1.2], False),
+        ([1.0, 50.0, 0.1], False),
+        ([1.0, 50.0, 0.5], True),
+        ([1.0, 2.5], True),
+        ([1.0, np.inf], True),
+        ([1.0, np.nan, 0.1], True),
+        ([np.nan], True),
+    ],
+)
 def test_divergence_is_noticed(losses, lost):
     assert relu_network.diverged(jnp.array(losses)) is lost
 
@@ -117,7 +126,16 @@ def test_a_network_of_width_4096_follows_its_linearisation():
 def test_depth_is_the_resource():
     final = {}
     for depth in (1, 2, 10):
-        arrays = curves_training.train(curves.named("winding-4-0.3"), depth=depth, width=512, samples=50, grid=400,
-                                       steps=200, every=20, factor=1.0, seeds=range(3))  # fmt: skip
+        arrays = curves_training.train(
+            curves.named("winding-4-0.3"),
+            depth=depth,
+            width=512,
+            samples=50,
+            grid=400,
+            steps=200,
+            every=20,
+            factor=1.0,
+            seeds=range(3),
+        )
         final[depth] = arrays["grid_accuracy"][:, -1].mean()
     assert final[1] < 0.6 and final[1] + 0.1 < final[2] and final[2] + 0.1 < final[10]

@@ -1,6 +1,4 @@
-"""The hour-glass with skip branches: shapes, statistics of the batch alone, reflection, size of the
-network.
-"""
+"""The hour-glass with skip branches: shapes, batch statistics, reflection, number of weights."""
 
 import chex
 import jax
@@ -40,8 +38,9 @@ def test_image_of_the_inputs_size_strictly_between_0_and_1(small):
 
 
 def test_parameters_counted_by_hand():
-    """Of one scale with D inputs: 1x1 to 4; 3x3 to w; 3x3; 3x3 from w + 4; 1x1; norms; then the 1x1
-    to the image.
+    """Of a scale with D inputs: 1x1 to 4; 3x3 to w; 3x3; 3x3 from w + 4; 1x1; norms.
+
+    Then the 1x1 to the image.
     """
 
     def expected(width, scales, depth):
@@ -72,9 +71,7 @@ def test_the_norm_undoes_scale_and_shift_of_the_input(small):
 
 
 def test_rows_and_columns_are_treated_alike(small):
-    """Kernels and input transposed give the transposed image: padding, strides, doubling and
-    joining all agree.
-    """
+    """Kernels and input transposed give the transposed image, so padding and strides agree."""
     apply, params, x = small
     transposed = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
     plain, other = apply(params, x), apply(transposed, x.swapaxes(1, 2))

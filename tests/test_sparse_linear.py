@@ -1,6 +1,4 @@
-"""Problems of the linear model and what the theorems measure of them, against hand-computed
-values.
-"""
+"""Problems of the linear model, and what the theorems measure of them, by hand-computed values."""
 
 import chex
 import numpy as np
@@ -45,9 +43,7 @@ def test_factors_hold_the_jacobian_in_r_coordinates():
 
 
 def test_coherence_at_its_bounds():
-    """Columns of the identity are as coherent as can be, N/r; columns of a Hadamard matrix not at
-    all, 1.
-    """
+    """Columns of the identity are as coherent as can be, N/r; a Hadamard matrix's not at all."""
     assert model.coherence(np.eye(6)[:, :2]) == pytest.approx(3)
     hadamard = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
     assert model.coherence(hadamard[:, :2]) == pytest.approx(1)
@@ -59,15 +55,13 @@ def test_the_condition_of_proposition_3_5():
 
 
 def test_threshold_of_a_rank_one_problem():
-    """J = 5 u v^T with u = (.6, .8) and v = (0, 1), theta* = (0, 3): U S^-1 V^T theta* = (.36,
-    .48).
-    """
+    """J = 5 (.6, .8) (0, 1)^T and theta* = (0, 3): U S^-1 V^T theta* = (.36, .48)."""
     factors = model.factor(5 * np.outer([0.6, 0.8], [0.0, 1.0]), 1)
     assert model.threshold(factors, np.array([0.0, 3.0])) == pytest.approx(0.48)
 
 
 def test_the_curve_of_lambda_and_alpha():
-    # the spec's lambda = 4 / alpha at gamma = e^-8
+    # lambda = 4 / alpha at gamma = e^-8
     assert model.penalty_of(4.0, -8.0) == pytest.approx(1.0)
     assert model.penalty_of(model.penalty_of(126.0, -8.0), -8.0) == pytest.approx(126.0)
 

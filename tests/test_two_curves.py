@@ -17,10 +17,10 @@ def config():
     config.certificate.depths = (1, 5)
     config.certificate.curves = ("circles-0.3", "winding-4-0.3", "coils-0.3-1-3")
     config.concentration.update({"depths": (2,), "widths": (8, 32), "seeds": 3})
-    config.training.update({"curves": ("circles-1",), "depths": (1, 2), "width": 32, "samples": 6, "steps": 40,
-                            "table_steps": (20, 40), "seeds": 2, "grid": 20})  # fmt: skip
-    config.tradeoff.update({"curve": "circles-1", "depths": (2,), "widths": (32,), "samples": (3, 6), "steps": 40,
-                            "seeds": 2})  # fmt: skip
+    config.training.update({"curves": ("circles-1",), "depths": (1, 2), "width": 32, "seeds": 2})
+    config.training.update({"samples": 6, "steps": 40, "table_steps": (20, 40), "grid": 20})
+    config.tradeoff.update({"curve": "circles-1", "depths": (2,), "widths": (32,), "seeds": 2})
+    config.tradeoff.update({"samples": (3, 6), "steps": 40})
     config.linearised.update({"width": 64, "steps": 5})
     return config
 
@@ -34,24 +34,21 @@ def test_a_tiny_study_leaves_figures_and_the_keys_read_from_outside(config, tmp_
     assert summary["certificate_norm"]["circles-0.3"]["5"] == pytest.approx(1 / 0.071, rel=0.01)
     assert summary["certificate_norm"]["winding-4-0.3"]["1"] is None
     geometry = summary["geometry"]["coils-0.3-1-3"]
-    assert geometry["separation"] == pytest.approx(0.3) and geometry["curvature"] == pytest.approx(
-        1
-    )
+    assert geometry["separation"] == pytest.approx(0.3)
+    assert geometry["curvature"] == pytest.approx(1)
     assert geometry["near_returns"] == 3 and geometry["loop_number"] >= 3
     assert set(summary["concentration"]["2"]) == {"8", "32"}
     concentration = summary["concentration"]["2"]["32"]
     assert concentration["mean"]["0"] == pytest.approx(1 + concentration["relative_bias"])
-    assert (
-        concentration["rms_distance"]
-        >= abs(concentration["mean"]["0.3"] - 0.827) / np.sqrt(7) - 1e-3
-    )
-    seeds = summary["training_accuracy_seeds"]["circles-1"]["2"]["40"]
-    assert len(seeds) == 2 and np.mean(seeds) == pytest.approx(
-        summary["training_accuracy"]["circles-1"]["2"]["40"]
-    )
-    assert np.std(seeds, ddof=1) == pytest.approx(
-        summary["training_accuracy_std"]["circles-1"]["2"]["40"], abs=1e-4
-    )
+    one_angle = abs(concentration["mean"]["0.3"] - 0.827) / np.sqrt(7)
+    assert concentration["rms_distance"] >= one_angle - 1e-3
+
+    def training(key):
+        return summary[key]["circles-1"]["2"]["40"]
+
+    seeds = training("training_accuracy_seeds")
+    assert len(seeds) == 2 and np.mean(seeds) == pytest.approx(training("training_accuracy"))
+    assert np.std(seeds, ddof=1) == pytest.approx(training("training_accuracy_std"), abs=1e-4)
     tradeoff = summary["tradeoff"]
     assert set(tradeoff["width"]["2"]) == {"32"} and set(tradeoff["samples"]["2"]) == {"3", "6"}
     assert 0 <= summary["linearised"]["flow"] < 1
@@ -65,7 +62,8 @@ def test_a_tiny_study_leaves_figures_and_the_keys_read_from_outside(config, tmp_
     ]
     for name in figures:
         assert (tmp_path / "plots" / name).stat().st_size < 100_000
-        assert Image.open(tmp_path / "plots" / name).size[0] <= 900
+        with Image.open(tmp_path / "plots" / name) as image:
+            assert image.width <= 900
 
 
 def test_a_diverging_run_names_depth_seed_and_limit(config, tmp_path):

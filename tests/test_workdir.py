@@ -1,125 +1,81 @@
-"""The run's folder: lock, ownership, metrics file."""
+"""What a run writes while it goes: run.json with its sessions, and metrics.jsonl."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 
-from sop_jax import workdir as folder
 from sop_jax.config import default
 from sop_jax.errors import UserError
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-HOLD = (
-    "import pathlib, sys; from sop_jax import workdir\nwith workdir.locked(pathlib.Path(sys.argv[1])):\n"
-    "    print('held', flush=True); sys.stdin.read()"
-)
+from sop_jax.workdir import Session
 
 
-def snapshot(path):
-    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != ".lock"}
+def facts(path):
+    return json.loads((path / "run.json").read_text())
 
 
-def claim(path, sha256="a" * 64, **fields):
-    config = default()
-    config.update(**fields)
-    return folder.claim(path, config, config, {path: sha256})
-
-
-def test_the_lock_keeps_another_process_out_and_goes_with_it(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
-        cwd=ROOT,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+def test_every_session_stands_in_run_json_and_their_seconds_add_up(tmp_path):
+    first = Session(tmp_path, default())
+    first.add({"epoch": 0})
+    written = facts(tmp_path)
+    assert written["seed"] == 0 and written["versions"]["jax"] and len(written["sessions"]) == 1
+    sessions = written["sessions"]
+    sessions[0] |= {"seconds": 3600.0, "started": "2026-01-01T00:00:00+00:00"}  # an hour, killed
+    (tmp_path / "run.json").write_text(json.dumps(written))
+    second = Session(tmp_path, default())
+    assert facts(tmp_path)["sessions"][0] == sessions[0]
+    seconds = second.note_time()
+    assert 3600 < seconds < 3700
+    written = facts(tmp_path)
+    assert written["started"] == "2026-01-01T00:00:00+00:00" and written["seconds"] == seconds
+    assert [session["command"] for session in written["sessions"]] == [written["command"]] * 2
+    assert sum(session["seconds"] for session in written["sessions"]) == pytest.approx(
+        seconds, 1e-6
     )
-    try:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="in use by another run"), folder.locked(tmp_path):
-            pass
-    finally:
-        holder.kill()
-        holder.communicate()
-    with folder.locked(tmp_path):  # the lock went with the killed process
-        assert (tmp_path / ".lock").exists()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match="cannot be made or written"), folder.locked(path):
-            pass
+def test_a_run_json_from_before_there_were_sessions_is_the_first(tmp_path):
+    old = {"versions": {}, "command": "python old", "started": "2025-01-01T00:00:00+00:00"}
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    assert 0 <= Session(tmp_path, default()).note_time() < 60
+    assert facts(tmp_path)["started"] == old["started"]
+    assert facts(tmp_path)["sessions"][0] == old
 
 
-def test_a_folder_without_locks_is_not_called_in_use(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(folder.fcntl, "flock", refuse)
-    with (
-        pytest.raises(UserError, match="cannot be locked \\(No locks available\\)"),
-        folder.locked(tmp_path),
-    ):
-        pass
+@pytest.mark.parametrize("content", ["{", '{"sessions": 3}', '{"sessions": [{}]}', '{"seed": 0}'])
+def test_a_damaged_run_json_stops_nothing(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    Session(tmp_path, default())
+    assert len(facts(tmp_path)["sessions"]) == 1
 
 
-def test_claim_saves_the_config_and_refuses_another_without_a_trace(tmp_path):
-    assert claim(tmp_path) is False
-    before = snapshot(tmp_path)
-    assert json.loads(before["config.json"])["seed"] == 0
-    with pytest.raises(UserError, match="seed \\(was 0, now 1\\)"):
-        claim(tmp_path, seed=1)
-    assert snapshot(tmp_path) == before
-    assert claim(tmp_path, eval_every=2) is False
-    assert json.loads((tmp_path / "config.json").read_text())["eval_every"] == 2
+RECORDS = [{"epoch": epoch, "train_loss": epoch / 3, "test_accuracy": None} for epoch in range(3)]
 
 
-def test_claim_refuses_other_labels(tmp_path):
-    claim(tmp_path)
-    np.savez(tmp_path / "labels.npz", sha256=np.array("a" * 64))
-    before = snapshot(tmp_path)
-    with pytest.raises(UserError, match="given labels are not those"):
-        claim(tmp_path, "b" * 64, eval_every=2)
-    assert snapshot(tmp_path) == before
-    assert claim(tmp_path) is False
-    # written anew by the run; the checkpoint decides
-    (tmp_path / "labels.npz").write_bytes(before["labels.npz"][:20])
-    assert claim(tmp_path) is False
+@pytest.fixture
+def run(tmp_path):
+    """A session with three epochs in metrics.jsonl, and the lines of that file."""
+    session = Session(tmp_path, default())
+    for record in RECORDS:
+        session.add(record)
+    return session, (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
 
 
-def test_claim_leaves_a_finished_run_as_it_is(tmp_path):
-    claim(tmp_path)
-    (tmp_path / "summary.json").write_text(json.dumps({"epochs": default().epochs}))
-    before = snapshot(tmp_path)
-    assert claim(tmp_path, eval_every=3) is True
-    assert snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize("content", [b"", b'{"seed": 0', b"[]", b"\xff\xfe\x00"])
-def test_damaged_json_files(tmp_path, content):
-    claim(tmp_path)
-    (tmp_path / "summary.json").write_bytes(content)
-    with pytest.raises(UserError, match="summary.json is damaged .*delete it"):
-        claim(tmp_path)
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(UserError, match="config.json is damaged .*restore it or name another"):
-        claim(tmp_path)
-    assert (tmp_path / "config.json").read_bytes() == content
-
-
-def test_metrics_are_cut_back_and_a_torn_end_is_dropped(tmp_path):
+@pytest.mark.parametrize("damage", [None, "", "7\n", '{"epoch": 0}\n{"epo'])
+def test_metrics_lost_or_damaged_come_back_from_the_checkpoint(tmp_path, run, damage):
+    session, lines = run
     path = tmp_path / "metrics.jsonl"
-    assert folder.read_metrics(tmp_path, 0) == []
-    for epoch in range(3):
-        folder.append_metrics(tmp_path, {"epoch": epoch, "train_loss": epoch / 3})
-    whole = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(whole) + '{"epoch": 3, "tr')
-    assert folder.read_metrics(tmp_path, 2) == [json.loads(line) for line in whole[:2]]
-    assert path.read_text() == "".join(whole[:2])
+    path.unlink() if damage is None else path.write_text(damage)
+    assert session.restore_metrics(2, RECORDS[:2]) == RECORDS[:2]
+    assert path.read_text() == "".join(lines[:2])
+
+
+def test_metrics_without_any_in_the_checkpoint_are_cut_back(tmp_path, run):
+    """An old checkpoint holds none."""
+    session, lines = run
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(lines) + '{"epoch": 3, "tr')
+    assert session.restore_metrics(2, None) == RECORDS[:2]
+    assert path.read_text() == "".join(lines[:2])
 
 
 @pytest.mark.parametrize(
@@ -128,15 +84,15 @@ def test_metrics_are_cut_back_and_a_torn_end_is_dropped(tmp_path):
         lambda lines: lines[:1],
         lambda lines: [lines[0], lines[1][:9], lines[2]],
         lambda lines: [lines[0], lines[2], lines[1]],
-        lambda lines: [lines[0], "7", lines[2]],
+        lambda lines: [lines[0], "7\n", lines[2]],
         lambda lines: [],
     ],
 )
-def test_a_needed_line_of_metrics_that_is_damaged(tmp_path, damage):
-    lines = [json.dumps({"epoch": epoch}) for epoch in range(3)]
+def test_a_needed_line_of_metrics_that_is_damaged(tmp_path, run, damage):
+    session, lines = run
     path = tmp_path / "metrics.jsonl"
-    path.write_text("\n".join(damage(lines)))
+    path.write_text("".join(damage(lines)))
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"metrics.jsonl, line [12]: missing or damaged"):
-        folder.read_metrics(tmp_path, 3)
+        session.restore_metrics(3, None)
     assert path.read_bytes() == before

@@ -1,5 +1,4 @@
-"""SOP paper, figure 3: recovery error of the convex program against lambda, for varying sparsity
-and rank.
+"""SOP paper, figure 3: the convex program's recovery error over lambda, by sparsity and rank.
 
 python -m sop_jax.main --config=configs/theory/linear_figure3.py --workdir=runs/linear_figure3
 

@@ -1,5 +1,4 @@
-"""Low-rank matrices with 10 % of their entries corrupted, recovered without knowing rank or
-sparsity.
+"""Low-rank matrices, 10 % of their entries corrupted, recovered without knowing rank or sparsity.
 
 python -m sop_jax.main --config=configs/theory/matrix_recovery.py --workdir=runs/matrix_recovery
 

@@ -1,16 +1,18 @@
 """The main task: train a classifier on doubtful labels, leave a ranked list of the wrong ones."""
 
+import contextlib
 import pathlib
 import time
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from sop_jax.agreement import facts_of, fingerprint, require_same, together
 from sop_jax.checkpoint import Checkpoints
+from sop_jax.claim import claim
 from sop_jax.config import each_seed
 from sop_jax.data.dataset import Dataset, load_seeds
 from sop_jax.evaluate import (
@@ -22,16 +24,23 @@ from sop_jax.evaluate import (
 )
 from sop_jax.evidence import read_evidence
 from sop_jax.experiment import Experiment, build, memory_of, resolve
-from sop_jax.files import write_json
+from sop_jax.finished import mark, reopen
 from sop_jax.label_issues import auroc
+from sop_jax.lock import locked
 from sop_jax.loop import train
 from sop_jax.mesh import make_mesh, put, replicated
-from sop_jax.outputs import write_group_summary, write_labels, write_results
+from sop_jax.outputs import (
+    GROUP_OUTPUTS,
+    OUTPUTS,
+    write_group_summary,
+    write_labels,
+    write_results,
+)
 from sop_jax.report import write_report
 from sop_jax.run_folder import seed_folders
-from sop_jax.settings import text
+from sop_jax.settings import changed_fields, text
 from sop_jax.state import TrainState
-from sop_jax.workdir import claim, describe_run, locked
+from sop_jax.workdir import Session
 
 
 class Images(NamedTuple):
@@ -45,16 +54,16 @@ class Evaluation:
     """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no
     further."""
 
-    def __init__(self, experiment: Experiment, truth: np.ndarray | None, images: Images):
+    def __init__(self, experiment: Experiment, true_label: np.ndarray | None, images: Images):
         self._experiment = experiment
-        self._truth = truth
+        self._true_label = true_label
         self._images = images
         self._collapse = experiment.config.track_collapse
         self.keys = ["test_accuracy", "validation_accuracy"]
-        if truth is not None:
+        if true_label is not None:
             self.keys += ["train_accuracy_true", "label_issue_auroc"]
         if self._collapse:
-            self.keys += COLLAPSE_KEYS if truth is None else COLLAPSE_KEYS + COLLAPSE_TRUE_KEYS
+            self.keys += COLLAPSE_KEYS if true_label is None else COLLAPSE_KEYS + COLLAPSE_TRUE_KEYS
 
     def _probs(self, state: TrainState, images: jax.Array, index: np.ndarray) -> np.ndarray:
         return self._experiment.predict(evaluation_params(state), state.model_state, images, index)
@@ -73,11 +82,11 @@ class Evaluation:
         if len(held_out):
             probs = self._probs(state, self._images.train, held_out)
             record["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
-        if self._truth is not None:
-            truth = self._truth[data.train_rows]
+        if self._true_label is not None:
+            true_label = self._true_label[data.train_rows]
             evidence = read_evidence(self._experiment, state)
-            record["train_accuracy_true"] = float(np.mean(evidence.prediction == truth))
-            wrong = truth != evidence.label
+            record["train_accuracy_true"] = float(np.mean(evidence.prediction == true_label))
+            wrong = true_label != evidence.label
             record["label_issue_auroc"] = auroc(wrong, 1 - evidence.quality)
         if self._collapse:
             record |= self._measure_collapse(state)
@@ -85,10 +94,10 @@ class Evaluation:
 
     def _measure_collapse(self, state: TrainState) -> dict:
         data, params = self._experiment.dataset, evaluation_params(state)
-        index, truth = data.train_rows, self._truth
+        index, true_label = data.train_rows, self._true_label
         features = self._experiment.features(params, state.model_state, self._images.train, index)
         weight, bias = jax.tree.map(np.asarray, self._experiment.classifier(params[0]))
-        known = None if truth is None else truth[index]
+        known = None if true_label is None else true_label[index]
         return collapse_metrics(features, weight, bias, data.train.labels[index], known)
 
 
@@ -100,7 +109,7 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     """
     started = time.perf_counter()
     configs = each_seed(config)
-    datasets, truth = load_seeds(configs)
+    datasets, true_label = load_seeds(configs)
     resolved, notes = resolve(config, datasets[0])
     require_same(facts_of(resolved) | _facts_of_data(datasets), "the data")
     for line in [*dict.fromkeys(data.noise.describe() for data in datasets), *notes]:
@@ -112,31 +121,44 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     if dry_run:
         _say(describe(resolved, first))
         return
-    with locked(workdir):
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(locked(workdir))
         folders = seed_folders(workdir, [own.config.seed for own in experiments])
-        labels = {
-            folder: own.dataset.noise.sha256
-            for folder, own in zip(folders, experiments, strict=True)
-        }
-        if claim(workdir, resolved, config, labels):
+        several = len(folders) > 1
+        whole = not several or claim(workdir, resolved, partial(_changed, resolved, config))
+        for folder in folders if several else ():
+            locks.enter_context(locked(folder))
+        finished = [
+            claim(
+                folder, own.config, partial(_changed, own.config, asked), own.dataset.noise.sha256
+            )
+            for folder, own, asked in zip(folders, experiments, configs, strict=True)
+        ]
+        if whole and all(finished):
             _say(
                 f"{workdir} is already finished ({resolved.epochs} epochs); nothing to do. See "
                 f"{folders[0]}/report.html"
             )
             return
-        if jax.process_index() == 0:
-            write_json(workdir / "run.json", describe_run(resolved))
+        if several and jax.process_index() == 0:
+            reopen(workdir, [])
+        group = Session(workdir, resolved, started) if several else None
         copied, data = replicated(first.mesh), datasets[0]
         images = Images(put(data.train.images, copied), put(data.test.images, copied))
-        summaries = []
-        for folder, own in zip(folders, experiments, strict=True):
-            summary = _run_seed(own, truth, images, folder, started)
-            if summary is None:
+        for folder, own, done in zip(folders, experiments, finished, strict=True):
+            session = None if done else Session(folder, own.config, started)
+            if session is not None and not _run_seed(own, true_label, images, session):
                 return
-            summaries.append(summary)
-        if len(folders) > 1 and jax.process_index() == 0:
-            write_group_summary(workdir, summaries)
+            started = time.perf_counter()
+        if several and jax.process_index() == 0:
+            group.note_time()
+            write_group_summary(workdir, folders)
+            mark(workdir, GROUP_OUTPUTS)
             _say(f"mean and std over {len(folders)} seeds: {workdir}/summary.json")
+
+
+def _changed(config: ConfigDict, requested: ConfigDict, saved: dict) -> list[str]:
+    return changed_fields(saved, config, requested)
 
 
 def _facts_of_data(datasets: list[Dataset]) -> dict[str, str]:
@@ -153,35 +175,32 @@ def _facts_of_data(datasets: list[Dataset]) -> dict[str, str]:
 
 
 def _run_seed(
-    experiment: Experiment,
-    truth: np.ndarray | None,
-    images: Images,
-    workdir: pathlib.Path,
-    started: float,
-) -> dict | None:
-    """One run, to its report; returns its summary, or None where SIGTERM ended it early."""
+    experiment: Experiment, true_label: np.ndarray | None, images: Images, session: Session
+) -> bool:
+    """One run, to its report and the mark of a finished one; False where SIGTERM ended it early."""
+    workdir = session.workdir
     if jax.process_index() == 0:
-        workdir.mkdir(exist_ok=True)
-        write_json(workdir / "config.json", experiment.config.to_dict())
-        write_json(workdir / "run.json", describe_run(experiment.config))
-        write_labels(workdir, experiment.dataset, truth)
+        write_labels(workdir, experiment.dataset, true_label)
     checkpoints = Checkpoints(workdir)
-    evaluation = Evaluation(experiment, truth, images)
+    evaluation = Evaluation(experiment, true_label, images)
     resident = experiment.resident(images.train)
     try:
         with together():
-            outcome = train(experiment, resident, workdir, checkpoints, evaluation)
+            outcome = train(experiment, resident, session, checkpoints, evaluation)
     finally:
         checkpoints.close()
     if not outcome.finished:
         step = int(outcome.state.step)
         _say(f"stopped by SIGTERM at step {step}; the same command goes on from there")
-        return None
-    test_probs, seconds = evaluation.test_probs(outcome.state), time.perf_counter() - started
-    summary = write_results(workdir, experiment, outcome, test_probs, truth, seconds)
+        return False
+    test_probs, seconds = evaluation.test_probs(outcome.state), session.note_time()
+    write_results(workdir, experiment, outcome, test_probs, true_label, seconds)
     if jax.process_index() == 0:
-        _say(f"report: {write_report(workdir)}")
-    return summary
+        page = write_report(workdir)
+        events = ["tensorboard"] if (workdir / "tensorboard").is_dir() else []
+        mark(workdir, [*OUTPUTS, *events])
+        _say(f"report: {page}")
+    return True
 
 
 def _say(text: str) -> None:
@@ -198,6 +217,7 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
     parts = memory_of(state, data, experiment.mesh).items()
     memory = ", ".join(f"{name} {count / 2**20:.1f} MiB" for name, count in parts)
     shape = data.train.images.shape[1:]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     seeds = ", ".join(str(own.seed) for own in each_seed(config))
     lines = [
         text(config),
@@ -207,7 +227,7 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
         f"{data.train.images.dtype}, validation rows: {len(data.validation_rows)}, "
         f"test: {len(data.test.labels)}, classes: {experiment.num_classes}",
         f"steps: {per_epoch} an epoch, {per_epoch * config.epochs} in all",
-        f"parameters: {optax.tree.size(state.params):,}",
+        f"parameters: {parameters:,}",
         *(f"table {name}: {leaf.shape} {leaf.dtype}" for name, leaf in rows.items()),
         f"memory a device: {memory} (activations not counted)",
         "dry run: nothing was trained or written",

@@ -1,25 +1,27 @@
 """The linear model of the SOP paper's section 3: figures 2, 3 and 4, and Proposition 3.2.
 
-summary.json has for figure2 the medians on the curve (`figure2`), for figure3 the mean errors, for
-figure4 the counts.
+The summary has for figure 2 the medians on the curve, for figure 3 the mean errors, for figure 4
+the counts.
 """
 
+import functools
 import pathlib
 
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from sop_jax import config as configs
-from sop_jax import study
-from sop_jax.theory import convex_program, linear_figures, sparse_linear
-from sop_jax.theory import linear_experiments as experiments
+from sop_jax.config import at_least, base, check_fields, one_of, require
+from sop_jax.study import Study, describe, opened
+from sop_jax.theory import linear_experiments, linear_figures
+from sop_jax.theory.convex_program import import_cvxpy
+from sop_jax.theory.sparse_linear import penalty_of
 
 FIGURES = ("figure2", "figure3", "figure4")
 
 
 def default() -> ConfigDict:
     """Returns the task's fields; those of one figure alone say so."""
-    config = configs.base("linear_recovery")
+    config = base("linear_recovery")
     config.figure = "figure2"  # figure2, figure3 or figure4
     config.num_rows = 20  # N, observations
     config.num_parameters = 40  # p
@@ -29,9 +31,9 @@ def default() -> ConfigDict:
     config.ranks = (5, 10, 20, 30, 40, 50, 60, 70, 80)  # figures 3 and 4
     config.sparsities = (5, 10, 20, 30, 40, 50, 60, 70)  # figures 3 and 4
     config.trials = 100  # random instances; in figures 3 and 4 of each pair of rank and sparsity
-    # figure 2: logs of the start values of u and v; the first has the heat maps, the
+    # figure 2: logs of the start values of u and v; the first has the heat maps, the others the
+    # alphas that belong to the same lambdas
     config.log_gammas = (-8.0, -16.0)
-    # others the alphas that belong to the same lambdas
     config.alpha_min = 4.0  # figure 2: smallest ratio of learning rates of the first gamma
     config.alpha_max = 4000.0  # figure 2: largest
     config.num_alphas = 13  # figure 2: how many, evenly on a log scale
@@ -54,130 +56,135 @@ def default() -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the first field that cannot be right."""
-    configs.check_fields(config, default())
-    configs.one_of(config, "figure", FIGURES)
-    configs.at_least(config, 0, "seed", "landscape_problems", "cvxpy_instances")
-    configs.at_least(
-        config,
-        1,
-        "num_rows",
-        "num_parameters",
-        "rank",
-        "sparsity",
-        "trials",
-        "max_iterations",
-        "landscape_starts",
-    )
-    configs.at_least(config, 2, "num_alphas", "num_lambdas")
-    configs.at_least(config, 1e-12, "alpha_min", "lambda_min", "penalty", "success", "step_size")
-    configs.at_least(config, config.alpha_min, "alpha_max")
-    configs.at_least(config, config.lambda_min, "lambda_max")
+    check_fields(config, default())
+    one_of(config, "figure", FIGURES)
+    at_least(config, 0, "seed", "landscape_problems", "cvxpy_instances")
+    at_least(config, 1, "num_rows", "num_parameters", "rank", "sparsity", "trials")
+    at_least(config, 1, "max_iterations", "landscape_starts")
+    at_least(config, 2, "num_alphas", "num_lambdas")
+    at_least(config, 1e-12, "alpha_min", "lambda_min", "penalty", "success", "step_size")
+    at_least(config, config.alpha_min, "alpha_max")
+    at_least(config, config.lambda_min, "lambda_max")
     gammas = config.log_gammas
-    configs.require(
-        len(gammas) > 0
-        and all(isinstance(log_gamma, float | int) and -300 < log_gamma < 0 for log_gamma in gammas)
-        and len(set(gammas)) == len(gammas),
-        "log_gammas",
-        gammas,
-        "it lists different logarithms of start values below 1, such as (-8.0,)",
-    )
-    most = min(config.num_rows, config.num_parameters)
-    shape = (
-        f"J is config.num_rows={config.num_rows} x config.num_parameters={config.num_parameters}"
-    )
-    for field, limit, reason in (
-        ("rank", most, f"{shape}, so its rank is at most {most}"),
-        (
-            "sparsity",
-            config.num_rows,
-            f"s* has config.num_rows={config.num_rows} entries, so no more can be not 0",
-        ),
-    ):
-        single, several = field, {"rank": "ranks", "sparsity": "sparsities"}[field]
-        if config.figure != "figure4":
-            configs.require(config[single] <= limit, single, config[single], reason)
-        if config.figure != "figure2":
-            values = config[several]
-            whole = len(values) > 0 and all(type(value) is int and value >= 1 for value in values)
-            configs.require(
-                whole, several, values, "it lists whole numbers of at least 1, such as (5,10)"
-            )
-            configs.require(max(values) <= limit, several, values, reason)
+    small = all(isinstance(value, float | int) and -300 < value < 0 for value in gammas)
+    wanted = "it lists different logarithms of start values below 1, such as (-8.0,)"
+    require(len(set(gammas)) == len(gammas) > 0 and small, "log_gammas", gammas, wanted)
+    rows, parameters = config.num_rows, config.num_parameters
+    most = min(rows, parameters)
+    shape = f"J is config.num_rows={rows} x config.num_parameters={parameters}"
+    _check_sizes(config, "rank", "ranks", most, f"{shape}, so its rank is at most {most}")
+    reason = f"s* has config.num_rows={rows} entries, so no more can be not 0"
+    _check_sizes(config, "sparsity", "sparsities", rows, reason)
     if config.cvxpy_instances:
-        convex_program.import_cvxpy()
+        import_cvxpy()
+
+
+def _check_sizes(config: ConfigDict, one: str, several: str, most: int, reason: str) -> None:
+    """A rank or sparsity, and the list of them, as far as the figure reads it."""
+    if config.figure != "figure4":
+        require(config[one] <= most, one, config[one], reason)
+    if config.figure != "figure2":
+        values = config[several]
+        whole = len(values) > 0 and all(type(value) is int and value >= 1 for value in values)
+        require(whole, several, values, "it lists whole numbers of at least 1, such as (5,10)")
+        require(max(values) <= most, several, values, reason)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
     """Computes the figure's parts, draws it and writes summary.json."""
-    lines, make = {
-        "figure2": ([f"descents: {config.trials} instances x {config.num_alphas} alphas x {len(config.log_gammas)} "
-                     f"gammas, programs: {config.trials} x {config.num_lambdas} lambdas"], _figure2),
-        "figure3": ([f"programs: {len(config.sparsities) + len(config.ranks)} pairs of rank and sparsity x "
-                     f"{config.trials} instances x {config.num_lambdas} lambdas"], _figure3),
-        "figure4": ([f"programs: {len(config.ranks)} ranks x {len(config.sparsities)} sparsities x "
-                     f"{config.trials} instances"], _figure4),
-    }[config.figure]  # fmt: skip
     if dry_run:
-        study.describe(config, lines)
+        describe(config, [_plan(config)])
         return
-    with study.opened(config, workdir) as folder:
+    make = {"figure2": _figure2, "figure3": _figure3, "figure4": _figure4}[config.figure]
+    with opened(config, workdir) as folder:
         if folder is not None:
             make(config, folder)
+
+
+def _plan(config: ConfigDict) -> str:
+    """What `--dry_run` says would be computed."""
+    trials, lambdas = config.trials, config.num_lambdas
+    ranks, sparsities = len(config.ranks), len(config.sparsities)
+    if config.figure == "figure2":
+        return (
+            f"descents: {trials} instances x {config.num_alphas} alphas x "
+            f"{len(config.log_gammas)} gammas, programs: {trials} x {lambdas} lambdas"
+        )
+    if config.figure == "figure3":
+        return (
+            f"programs: {sparsities + ranks} pairs of rank and sparsity x {trials} instances x "
+            f"{lambdas} lambdas"
+        )
+    return f"programs: {ranks} ranks x {sparsities} sparsities x {trials} instances"
 
 
 # Figure 2
 
 
-def _figure2(config: ConfigDict, folder: study.Study) -> None:
+def _figure2(config: ConfigDict, folder: Study) -> None:
     alphas = np.geomspace(config.alpha_min, config.alpha_max, config.num_alphas)
     lambdas = np.geomspace(config.lambda_min, config.lambda_max, config.num_lambdas)
     first_log_gamma = float(config.log_gammas[0])
-    on_curve = sparse_linear.penalty_of(alphas, first_log_gamma)
-    curves = {log_gamma: folder.part(f"curve{number}", lambda g=log_gamma: experiments.on_curve(config, on_curve, g))
-              for number, log_gamma in enumerate(map(float, config.log_gammas))}  # fmt: skip
+    on_curve = penalty_of(alphas, first_log_gamma)
+    curves = {}
+    for number, log_gamma in enumerate(map(float, config.log_gammas)):
+        compute = functools.partial(linear_experiments.on_curve, config, on_curve, log_gamma)
+        curves[log_gamma] = folder.part(f"curve{number}", compute)
     first = curves[first_log_gamma]
-    grid = folder.part("grid", lambda: experiments.over_lambda(config, lambdas, first))
+    compute = functools.partial(linear_experiments.over_lambda, config, lambdas, first)
+    grid = folder.part("grid", compute)
     points = reference = None
     if config.landscape_problems:
-        points = folder.part("landscape", lambda: experiments.critical_points(config))
+        compute = functools.partial(linear_experiments.critical_points, config)
+        points = folder.part("landscape", compute)
     if config.cvxpy_instances:
-        reference = folder.part("cvxpy", lambda: experiments.against_cvxpy(config))
+        compute = functools.partial(linear_experiments.against_cvxpy, config)
+        reference = folder.part("cvxpy", compute)
 
     maps = {"theta": grid["theta"][0], "s": grid["s"][0]}
     names = {log_gamma: f"exp({log_gamma:g})" for log_gamma in curves}
-    folder.figure(
-        "figure2",
-        linear_figures.draw_heat_maps(alphas, lambdas, maps, on_curve, names[first_log_gamma]),
-    )
+    figure = linear_figures.draw_heat_maps(alphas, lambdas, maps, on_curve, names[first_log_gamma])
+    folder.figure("figure2", figure)
     by_gamma = {names[g]: {"theta": curve["theta"], "s": curve["s"]} for g, curve in curves.items()}
     folder.figure("figure2_curve", linear_figures.draw_curve(on_curve, by_gamma))
-    folder.finish({
-        "figure2": _medians(on_curve, first_log_gamma, first),
-        "log_gamma": first_log_gamma,
-        "other_gammas": [{"log_gamma": g, "curve": _medians(on_curve, g, curve)} for g, curve in curves.items()
-                         if g != first_log_gamma],
-        "instances": config.trials,
-        "descent": [_descent_facts(g, curve) for g, curve in curves.items()],
-        "largest_difference": {key: float(value.max()) for key, value in maps.items()},
-        "minimum_over_lambda": {key: _minimum(first[key], grid[key], on_curve, lambdas) for key in maps},
-        "kkt_residual": float(max(grid["kkt"].max(), *(curve["kkt"].max() for curve in curves.values()))),
-        "landscape": None if points is None else _landscape_facts(config, points),
-        "cvxpy": None if reference is None else {key: float(value.max()) for key, value in reference.items()}
-        | {"instances": config.cvxpy_instances},
-    })  # fmt: skip
+    medians = {g: _medians(on_curve, g, curve) for g, curve in curves.items()}
+    minima = {key: _minimum(first[key], grid[key], on_curve, lambdas) for key in maps}
+    residuals = [each["kkt"].max() for each in (grid, *curves.values())]
+    folder.finish(
+        {
+            "figure2": medians.pop(first_log_gamma),
+            "log_gamma": first_log_gamma,
+            "other_gammas": [{"log_gamma": g, "curve": rows} for g, rows in medians.items()],
+            "instances": config.trials,
+            "descent": [_descent_facts(g, curve) for g, curve in curves.items()],
+            "largest_difference": {key: float(value.max()) for key, value in maps.items()},
+            "minimum_over_lambda": minima,
+            "kkt_residual": float(max(residuals)),
+            "landscape": None if points is None else _landscape_facts(config, points),
+            "cvxpy": None if reference is None else _cvxpy_facts(config, reference),
+        }
+    )
 
 
 def _medians(penalties: np.ndarray, log_gamma: float, curve: dict[str, np.ndarray]) -> list[dict]:
-    return [
-        {
-            "alpha": float(sparse_linear.penalty_of(penalty, log_gamma)),
-            "lambda": float(penalty),
-            "theta_difference": float(np.median(theta)),
-            "s_difference": float(np.median(s)),
-        }
-        # fmt: skip
-        for penalty, theta, s in zip(penalties, curve["theta"].T, curve["s"].T, strict=True)
-    ]
+    """The medians over instances at every lambda of the curve."""
+    theta, s = (np.median(curve[key], axis=0) for key in ("theta", "s"))
+    rows = []
+    for number, penalty in enumerate(penalties):
+        rows.append(
+            {
+                "alpha": float(penalty_of(penalty, log_gamma)),
+                "lambda": float(penalty),
+                "theta_difference": float(theta[number]),
+                "s_difference": float(s[number]),
+            }
+        )
+    return rows
+
+
+def _cvxpy_facts(config: ConfigDict, reference: dict[str, np.ndarray]) -> dict:
+    largest = {key: float(value.max()) for key, value in reference.items()}
+    return largest | {"instances": config.cvxpy_instances}
 
 
 def _descent_facts(log_gamma: float, curve: dict[str, np.ndarray]) -> dict:
@@ -231,7 +238,7 @@ def _landscape_facts(config: ConfigDict, points: dict[str, np.ndarray]) -> dict:
 # Figure 3
 
 
-def _figure3(config: ConfigDict, folder: study.Study) -> None:
+def _figure3(config: ConfigDict, folder: Study) -> None:
     lambdas = np.geomspace(config.lambda_min, config.lambda_max, config.num_lambdas)
     panels = {
         "vary_sparsity": [(config.rank, sparsity) for sparsity in config.sparsities],
@@ -239,41 +246,42 @@ def _figure3(config: ConfigDict, folder: study.Study) -> None:
     }
     errors = {}
     for rank, sparsity in dict.fromkeys(panels["vary_sparsity"] + panels["vary_rank"]):
-        arrays = folder.part(
-            f"r{rank}_k{sparsity}",
-            # fmt: skip
-            lambda r=rank, k=sparsity: experiments.recovery_errors(config, r, k, lambdas),
+        compute = functools.partial(
+            linear_experiments.recovery_errors, config, rank, sparsity, lambdas
         )
-        errors[rank, sparsity] = arrays
+        errors[rank, sparsity] = folder.part(f"r{rank}_k{sparsity}", compute)
     titles = {"vary_sparsity": f"r = {config.rank}", "vary_rank": f"k = {config.sparsity}"}
     labels = {"vary_sparsity": "k = {1}", "vary_rank": "r = {0}"}
-    drawn = [
-        {
-            "title": titles[name],
-            "labels": [labels[name].format(*pair) for pair in pairs],
-            "thresholds": [errors[pair]["threshold"].mean() for pair in pairs],
-            "errors": {
-                key: [errors[pair][key].mean(axis=0) for pair in pairs] for key in ("theta", "s")
-            },
-        }
-        for name, pairs in panels.items()
-    ]
+    drawn, facts = [], {}
+    for name, pairs in panels.items():
+        own = [errors[pair] for pair in pairs]
+        means = {key: [each[key].mean(axis=0) for each in own] for key in ("theta", "s")}
+        drawn.append(
+            {
+                "title": titles[name],
+                "labels": [labels[name].format(*pair) for pair in pairs],
+                "thresholds": [each["threshold"].mean() for each in own],
+                "errors": means,
+            }
+        )
+        facts[name] = [_error_facts(config, lambdas, pair, errors[pair]) for pair in pairs]
     folder.figure("figure3", linear_figures.draw_errors(lambdas, drawn))
-    folder.finish({
-        "trials": config.trials,
-        "lambdas": lambdas.tolist(),
-        **{name: [_error_facts(config, lambdas, pair, errors[pair]) for pair in pairs]
-           for name, pairs in panels.items()},
-        "kkt_residual": float(max(each["kkt"].max() for each in errors.values())),
-    })  # fmt: skip
+    folder.finish(
+        {
+            "trials": config.trials,
+            "lambdas": lambdas.tolist(),
+            **facts,
+            "kkt_residual": float(max(each["kkt"].max() for each in errors.values())),
+        }
+    )
 
 
 def _error_facts(
     config: ConfigDict, lambdas: np.ndarray, pair: tuple[int, int], errors: dict[str, np.ndarray]
 ) -> dict:
-    """Means over trials; `recovered_from` is the least lambda from which theta's mean error stays
-    below `success`.
+    """Means over trials.
 
+    `recovered_from` is the least lambda from which theta's mean error stays below `success`;
     `guaranteed` counts the trials that meet the condition of Proposition 3.5, which is sufficient
     but far from needed.
     """
@@ -295,13 +303,11 @@ def _error_facts(
 # Figure 4
 
 
-def _figure4(config: ConfigDict, folder: study.Study) -> None:
-    penalty = np.array([config.penalty])
-    rows = [
-        folder.part(f"rank{rank}", lambda r=rank: _successes(config, r, penalty))
-        for rank in config.ranks
-    ]
-    counts = {key: np.stack([row[key] for row in rows]) for key in ("theta", "s")}
+def _figure4(config: ConfigDict, folder: Study) -> None:
+    by_rank = []
+    for rank in config.ranks:
+        by_rank.append(folder.part(f"rank{rank}", functools.partial(_successes, config, rank)))
+    counts = {key: np.stack([each[key] for each in by_rank]) for key in ("theta", "s")}
     figure = linear_figures.draw_phase_transition(
         config.ranks, config.sparsities, counts, config.trials
     )
@@ -312,22 +318,24 @@ def _figure4(config: ConfigDict, folder: study.Study) -> None:
         "theta_success": counts["theta"].tolist(),
         "s_success": counts["s"].tolist(),
     }
-    folder.finish({
-        "figure4": table, "trials": config.trials, "penalty": config.penalty,
-        "kkt_residual": float(max(row["kkt"].max() for row in rows)),
-    })  # fmt: skip
+    folder.finish(
+        {
+            "figure4": table,
+            "trials": config.trials,
+            "penalty": config.penalty,
+            "kkt_residual": float(max(each["kkt"].max() for each in by_rank)),
+        }
+    )
 
 
-def _successes(config: ConfigDict, rank: int, penalty: np.ndarray) -> dict[str, np.ndarray]:
-    """How many trials of each sparsity have an error below `success`, [K] for theta and for s; KKT
-    residuals [K].
-    """
-    cells = [
-        experiments.recovery_errors(config, rank, sparsity, penalty)
-        for sparsity in config.sparsities
-    ]
-    counts = {
-        key: np.array([int(np.sum(cell[key] < config.success)) for cell in cells])
-        for key in ("theta", "s")
-    }
-    return counts | {"kkt": np.array([cell["kkt"].max() for cell in cells])}
+def _successes(config: ConfigDict, rank: int) -> dict[str, np.ndarray]:
+    """Of each sparsity, how many trials recover 'theta' and 's', and the largest 'kkt' residual."""
+    found = {"theta": [], "s": [], "kkt": []}
+    for sparsity in config.sparsities:
+        errors = linear_experiments.recovery_errors(
+            config, rank, sparsity, np.array([config.penalty])
+        )
+        for key in ("theta", "s"):
+            found[key].append(np.sum(errors[key] < config.success))
+        found["kkt"].append(errors["kkt"].max())
+    return {key: np.array(values) for key, values in found.items()}

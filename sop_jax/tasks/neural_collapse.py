@@ -1,11 +1,14 @@
-"""Neural collapse: the metrics over training for four losses, a fixed classifier, and wrong labels
-(methods.md, 7).
+"""Neural collapse over training: four losses, a fixed classifier, and wrong labels.
+
+Sources: Zhu et al., NeurIPS 2021 (arXiv 2105.02375), and for the losses Zhou et al., NeurIPS 2022
+(arXiv 2210.02192); the wrong labels are ours.
 
 Every case is an ordinary run of the main task in runs/<case>, with its own checkpoints and report;
 what this task adds is the comparison. `default()` has the main task's fields and `config.collapse`.
 """
 
 import copy
+import functools
 import json
 import math
 import pathlib
@@ -13,25 +16,39 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from sop_jax import collapse, settings, study
 from sop_jax import config as configs
-from sop_jax.data import dataset as datasets
+from sop_jax.collapse import metrics
+from sop_jax.config import group_of, require
+from sop_jax.data.dataset import load
 from sop_jax.evaluate import COLLAPSE_KEYS, COLLAPSE_TRUE_KEYS
 from sop_jax.files import read_json
-from sop_jax.methods import focal, label_smoothing, mse
+from sop_jax.finished import damaged
+from sop_jax.methods.focal import focal_loss
+from sop_jax.methods.label_smoothing import smoothed_cross_entropy
+from sop_jax.methods.mse import rescaled_mse
 from sop_jax.run_folder import seed_folders
+from sop_jax.settings import complete
+from sop_jax.study import Study, describe, opened, say
 from sop_jax.tasks import classify
-from sop_jax.theory import collapse_figures, unconstrained_features
+from sop_jax.theory import collapse_figures
+from sop_jax.theory.unconstrained_features import minimise
 
-# Cases: cross-entropy on clean labels, with a learnt classifier, belongs to each of the three
-# groups.
+# Cases: cross-entropy on clean labels, with a learnt classifier, belongs to each of the groups.
 LOSSES = ("ce", "focal", "label_smoothing", "mse")
 # learnt or fixed; narrow: as many features as classes, d = K
 CLASSIFIERS = ("ce", "etf", "narrow", "narrow_etf")
 WRONG_LABELS = ("ce", "ce_noisy", "sop_noisy", "ce_random")
 CASES = tuple(dict.fromkeys(LOSSES + CLASSIFIERS + WRONG_LABELS))
 CURVES = ("train_accuracy", "test_accuracy", *COLLAPSE_KEYS, *COLLAPSE_TRUE_KEYS)
-TERMINAL = 0.999  # training accuracy from which on the phase is terminal: "approximately zero error" (Papyan et al.)
+TERMINAL = 0.999  # training accuracy from which on the phase is terminal (Papyan et al. 2020)
+SET_BY_THE_CASES = (
+    "method.name",
+    "noise.kind",
+    "noise.rate",
+    "model.classifier",
+    "model.feature_dim",
+    "track_collapse",
+)
 
 
 def default() -> ConfigDict:
@@ -51,10 +68,12 @@ def default() -> ConfigDict:
 
 def case_config(config: ConfigDict, case: str, num_classes: int) -> ConfigDict:
     """The main task's config of one case: the study's own fields, and what the case sets."""
-    noisy = {"noise.kind": "symmetric_exclusive", "noise.rate": config.collapse.noise_rate}
-    rates = {
-        "method.learning_rate_u": config.collapse.learning_rate_u,
-        "method.learning_rate_v": config.collapse.learning_rate_v,
+    study = config.collapse
+    noisy = {"noise.kind": "symmetric_exclusive", "noise.rate": study.noise_rate}
+    sop = {
+        "method.name": "sop",
+        "method.learning_rate_u": study.learning_rate_u,
+        "method.learning_rate_v": study.learning_rate_v,
     }
     fields = {
         "ce": {},
@@ -65,47 +84,30 @@ def case_config(config: ConfigDict, case: str, num_classes: int) -> ConfigDict:
         "narrow": {"model.feature_dim": num_classes},
         "narrow_etf": {"model.feature_dim": num_classes, "model.classifier": "etf"},
         "ce_noisy": noisy,
-        "sop_noisy": noisy | {"method.name": "sop"} | rates,
+        "sop_noisy": noisy | sop,
         "ce_random": {"noise.kind": "symmetric", "noise.rate": 1.0},
     }
     own = copy.deepcopy(config).unlock()
     del own.collapse
     for field, value in {"task": "classify", **fields[case]}.items():
-        group, name = configs.group_of(own, field)
+        group, name = group_of(own, field)
         group[name] = value
-    return settings.complete(own)
+    return complete(own)
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the first field that cannot be right."""
-    cases, fixed = config.collapse.cases, settings.complete(default())
-    configs.require(
-        len(cases) > 0 and set(cases) <= set(CASES),
-        "collapse.cases",
-        cases,
-        f"it must be a list of {', '.join(CASES)}",
-    )
-    configs.require(
-        0 < config.collapse.noise_rate <= 1,
-        "collapse.noise_rate",
-        config.collapse.noise_rate,
-        "it must lie in (0, 1]",
-    )
-    for field in (
-        "method.name",
-        "noise.kind",
-        "noise.rate",
-        "model.classifier",
-        "model.feature_dim",
-        "track_collapse",
-    ):
-        (group, name), (usual, _) = configs.group_of(config, field), configs.group_of(fixed, field)
-        configs.require(
-            group[name] == usual[name],
-            field,
-            group[name],
-            "the cases of this study set it (config.collapse.cases); leave it",
-        )
+    cases, usual = config.collapse.cases, complete(default())
+    known = len(cases) > 0 and set(cases) <= set(CASES)
+    require(known, "collapse.cases", cases, f"it must be a list of {', '.join(CASES)}")
+    rate = config.collapse.noise_rate
+    require(0 < rate <= 1, "collapse.noise_rate", rate, "it must lie in (0, 1]")
+    for field in SET_BY_THE_CASES:
+        group, name = group_of(config, field)
+        usual_group, _ = group_of(usual, field)
+        if name in group:
+            wanted = "the cases of this study set it (config.collapse.cases); leave it"
+            require(group[name] == usual_group[name], field, group[name], wanted)
     for case in cases:
         configs.check(case_config(config, case, 2))
 
@@ -113,76 +115,71 @@ def check(config: ConfigDict) -> None:
 def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> None:
     """Runs, or goes on with, every case; then writes curves, figures and summary."""
     if dry_run:
-        study.describe(
-            config, [f"a run of the main task: runs/{case}" for case in config.collapse.cases]
-        )
+        lines = [f"a run of the main task: runs/{case}" for case in config.collapse.cases]
+        describe(config, lines)
         return
-    with study.opened(config, workdir) as folder:
+    with opened(config, workdir) as folder:
         if folder is None:
             return
-        num_classes = len(
-            datasets.load(case_config(config, config.collapse.cases[0], 2))[0].class_names
-        )
+        dataset, _ = load(case_config(config, config.collapse.cases[0], 2))
+        num_classes = len(dataset.class_names)
         for case in config.collapse.cases:
-            study.say(f"case {case}")
+            say(f"case {case}")
             classify.run(case_config(config, case, num_classes), workdir / "runs" / case)
-            if not (workdir / "runs" / case / "summary.json").exists():
-                return  # stopped by SIGTERM, which the run has said
+            if damaged(workdir / "runs" / case) is None:
+                return  # not finished: stopped by SIGTERM, which the run has said
         _compare(config, folder)
 
 
-def _compare(config: ConfigDict, folder: study.Study) -> None:
+def _compare(config: ConfigDict, folder: Study) -> None:
     """Figures and summary from the files of the runs."""
-    runs = {case: folder.workdir / "runs" / case for case in config.collapse.cases}
-    curves = {
-        case: folder.part(case, lambda own=own: read_curves(own, config))
-        for case, own in runs.items()
-    }
+    curves, cases = {}, {}
+    for case in config.collapse.cases:
+        own = folder.workdir / "runs" / case
+        curves[case] = folder.part(case, functools.partial(read_curves, own, config))
+        cases[case] = summarise(curves[case], _mean_of_summary(own))
     optimum = folder.part("unconstrained", _unconstrained)
-    for name, cases, draw in (
+    for name, drawn, draw in (
         ("losses", LOSSES, collapse_figures.losses),
         ("wrong_labels", WRONG_LABELS, collapse_figures.wrong_labels),
     ):
-        shown = {case: curves[case] for case in cases if case in curves}
+        shown = {case: curves[case] for case in drawn if case in curves}
         if shown:
             folder.figure(name, draw(shown, TERMINAL))
-    cases = {case: summarise(own, _mean_of_summary(runs[case])) for case, own in curves.items()}
+    unconstrained = {loss: {} for loss in LOSSES}
+    for key, value in optimum.items():
+        loss, _, figure = key.partition(".")
+        unconstrained[loss][figure] = float(value)
     folder.finish(
         {
             "dataset": config.data.name,
             "epochs": config.epochs,
             **cases,
             "classifiers": compare_classifiers(cases),
-            "unconstrained": {
-                loss: {
-                    name.removeprefix(f"{loss}."): float(value)
-                    for name, value in optimum.items()
-                    if name.startswith(f"{loss}.")
-                }
-                for loss in LOSSES
-            },
+            "unconstrained": unconstrained,
         }
     )
 
 
 def read_curves(own: pathlib.Path, config: ConfigDict) -> dict[str, np.ndarray]:
-    """epoch int [E] and each of CURVES float [E] over a run's evaluated epochs, means over seeds;
-    unknown: NaN.
+    """A run's curves, means over its seeds.
+
+    Returns:
+      epoch int [E], the evaluated ones, and each of CURVES float [E]; NaN where unknown.
     """
     seeds = range(config.seed, config.seed + config.num_seeds)
-    histories = [
-        [
-            row
-            for row in map(json.loads, (seed / "metrics.jsonl").read_text().splitlines())
-            if row["test_accuracy"] is not None
-        ]
-        for seed in seed_folders(own, tuple(seeds))
-    ]
-    values = {key: [[row.get(key) for row in history] for history in histories] for key in CURVES}
-    return {
-        "epoch": np.array([row["epoch"] for row in histories[0]]),
-        **{key: np.array(value, dtype=float).mean(axis=0) for key, value in values.items()},
-    }
+    histories = [_evaluated(folder) for folder in seed_folders(own, tuple(seeds))]
+    found = {"epoch": np.array([record["epoch"] for record in histories[0]])}
+    for key in CURVES:
+        values = [[record.get(key) for record in history] for history in histories]
+        found[key] = np.array(values, dtype=float).mean(axis=0)
+    return found
+
+
+def _evaluated(folder: pathlib.Path) -> list[dict]:
+    """The records of the epochs that were evaluated."""
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [record for record in records if record["test_accuracy"] is not None]
 
 
 def _mean_of_summary(own: pathlib.Path) -> dict:
@@ -228,42 +225,37 @@ def summarise(curves: dict[str, np.ndarray], run: dict) -> dict:
 
 
 def compare_classifiers(cases: dict[str, dict]) -> dict[str, dict]:
-    """The table of fixed classifiers: parameters, the share of them saved, accuracy and the points
-    lost.
-    """
+    """The table of fixed classifiers: parameters and the share saved, accuracy and points lost."""
     if "ce" not in cases:
         return {}
-    learnt = cases["ce"]
-    return {
-        case: {
-            "parameters": cases[case]["parameters"],
-            "saved_percent": 100 * (1 - cases[case]["parameters"] / learnt["parameters"]),
-            "accuracy": cases[case]["accuracy"],
-            "points_below_learnt": 100 * (learnt["accuracy"] - cases[case]["accuracy"]),
+    learnt, table = cases["ce"], {}
+    for case in (case for case in CLASSIFIERS if case in cases):
+        parameters, accuracy = cases[case]["parameters"], cases[case]["accuracy"]
+        table[case] = {
+            "parameters": parameters,
+            "saved_percent": 100 * (1 - parameters / learnt["parameters"]),
+            "accuracy": accuracy,
+            "points_below_learnt": 100 * (learnt["accuracy"] - accuracy),
         }
-        for case in CLASSIFIERS
-        if case in cases
-    }
+    return table
 
 
 def _unconstrained() -> dict[str, np.ndarray]:
-    """Where the losses end with free features: objective, metrics and |W|^2 of each, at the setting
-    of methods.md, 7.2.
+    """Where the losses end with free features: objective, metrics and |W|^2 of each.
 
-    The squared error is scaled to M = 1 there. Keys are <loss>.<figure>.
+    K = 4, ten examples a class, d = 8, decay 5e-3; the squared error is scaled to M = 1. Keys are
+    <loss>.<figure>.
     """
     losses = {
-        "ce": lambda z, y: label_smoothing.smoothed_cross_entropy(z, y, 0.0),
-        "focal": lambda z, y: focal.focal_loss(z, y, 3.0),
-        "label_smoothing": lambda z, y: label_smoothing.smoothed_cross_entropy(z, y, 0.05),
-        "mse": lambda z, y: mse.rescaled_mse(z, y, 1.0, 1.0),
+        "ce": lambda z, y: smoothed_cross_entropy(z, y, 0.0),
+        "focal": lambda z, y: focal_loss(z, y, 3.0),
+        "label_smoothing": lambda z, y: smoothed_cross_entropy(z, y, 0.05),
+        "mse": lambda z, y: rescaled_mse(z, y, 1.0, 1.0),
     }
     found = {}
     for name, loss in losses.items():
-        end = unconstrained_features.minimise(
-            loss, num_classes=4, per_class=10, dim=8, weight_decay=5e-3
-        )
+        end = minimise(loss, num_classes=4, per_class=10, dim=8, weight_decay=5e-3)
         figures = {"objective": end.objective, "weight_squared": np.sum(end.weight**2)}
-        figures |= collapse.metrics(end.features, end.labels, end.weight, end.bias)
+        figures |= metrics(end.features, end.labels, end.weight, end.bias)
         found |= {f"{name}.{key}": np.float64(value) for key, value in figures.items()}
     return found
