@@ -121,13 +121,13 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
                 "label each"
             )
         classes = arrays.find_classes(labels)
-        given = arrays.encode(labels, classes)
+        label = arrays.encode(labels, classes)
         config = self._config(images.shape[1:])
         if config.batch_size > len(images):
             raise UserError(
                 f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size"
             )
-        dataset = arrays.make_dataset(images, given, classes)
+        dataset = arrays.make_dataset(images, label, classes)
         config, notes = resolve(config, dataset)
         for note in notes if self.verbose else []:
             print(note)
@@ -135,7 +135,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         state = _train(experiment, quiet=not self.verbose)
 
         self.classes_ = classes
-        self._given = given
+        self._label = label
         self._issues, _ = judge(experiment, state, read_evidence(experiment, state))
         self.noise_rate_ = float(self._issues.is_issue.mean())
         self._image_shape = images.shape[1:]
@@ -176,8 +176,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
     def score(self, images, labels, sample_weight=None) -> float:
         """Share of images whose label is predicted, of every kind of label (unlike sklearn's)."""
         predicted = self.predict_proba(images).argmax(axis=1)
-        given = arrays.encode(arrays.as_labels(labels), self.classes_)
-        return float(np.average(predicted == given, weights=sample_weight))
+        label = arrays.encode(arrays.as_labels(labels), self.classes_)
+        return float(np.average(predicted == label, weights=sample_weight))
 
     def label_issues(self) -> dict[str, np.ndarray]:
         """The verdict on every training label, worst first, in cleanlab's columns.
@@ -197,7 +197,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         order = worst_first(self._issues)
         return {
             "id": order,
-            "given_label": self.classes_[self._given[order]],
+            "given_label": self.classes_[self._label[order]],
             "predicted_label": self.classes_[self._issues.suggested_label[order]],
             "label_quality": self._issues.quality[order],
             "is_label_issue": self._issues.is_issue[order],

@@ -185,15 +185,15 @@ def collapse_metrics(
     features: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray,
-    given: np.ndarray,
-    truth: np.ndarray | None,
+    label: np.ndarray,
+    true_label: np.ndarray | None,
 ) -> dict[str, float | None]:
     """Neural collapse of the training examples, by the given labels and by the true ones.
 
     Args:
-      features: [n, d]. weight, bias: [K, d] and [K] of the last layer. given: int [n], the labels
+      features: [n, d]. weight, bias: [K, d] and [K] of the last layer. label: int [n], the labels
         trained on.
-      truth: int [n] or None, which leaves out COLLAPSE_TRUE_KEYS.
+      true_label: int [n] or None, which leaves out COLLAPSE_TRUE_KEYS.
 
     Returns:
       COLLAPSE_KEYS; nc1_true: NC1 with the classes of the true labels; wrong_at_given and
@@ -201,14 +201,14 @@ def collapse_metrics(
       the rightly labelled rows of their given class (memorised) and of their true class (not
       believed). A number that some class is too empty for is None.
     """
-    found = collapse.metrics(features, given, weight, bias)
-    if truth is not None:
-        wrong = given != truth
-        means = collapse.class_means(features[~wrong], given[~wrong], len(bias))
+    found = collapse.metrics(features, label, weight, bias)
+    if true_label is not None:
+        wrong = label != true_label
+        means = collapse.class_means(features[~wrong], label[~wrong], len(bias))
         nearest = collapse.nearest_mean(features[wrong], means)
         found |= {
-            "nc1_true": collapse.nc1(features, truth, len(bias)),
-            "wrong_at_given": np.mean(nearest == given[wrong]) if wrong.any() else np.nan,
-            "wrong_at_true": np.mean(nearest == truth[wrong]) if wrong.any() else np.nan,
+            "nc1_true": collapse.nc1(features, true_label, len(bias)),
+            "wrong_at_given": np.mean(nearest == label[wrong]) if wrong.any() else np.nan,
+            "wrong_at_true": np.mean(nearest == true_label[wrong]) if wrong.any() else np.nan,
         }
     return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}

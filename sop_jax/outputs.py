@@ -33,7 +33,7 @@ OUTPUTS = (
 GROUP_OUTPUTS = ("config.json", "run.json", "summary.json")
 
 
-def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None) -> None:
+def write_labels(workdir: pathlib.Path, data: Dataset, true_label: np.ndarray | None) -> None:
     """labels.npz: the given labels of all N rows, in row order, with their hash."""
     arrays = {
         "id": data.train.ids,
@@ -42,8 +42,8 @@ def write_labels(workdir: pathlib.Path, data: Dataset, truth: np.ndarray | None)
         "train_rows": data.train_rows,
         "validation_rows": data.validation_rows,
     }
-    if truth is not None:
-        arrays["true_label"] = truth.astype(np.int32)
+    if true_label is not None:
+        arrays["true_label"] = true_label.astype(np.int32)
     write_arrays(workdir / "labels.npz", **arrays)
 
 
@@ -52,7 +52,7 @@ def write_results(
     experiment: Experiment,
     outcome: Outcome,
     test_probs: np.ndarray,
-    truth: np.ndarray | None,
+    true_label: np.ndarray | None,
     wall_seconds: float,
 ) -> None:
     """Writes label_issues.csv, predictions.npz, gallery.npz and summary.json.
@@ -61,7 +61,7 @@ def write_results(
 
     Args:
       test_probs: float32 [M, K], predictions of the test set.
-      truth: int32 [N], the true labels, where they are known.
+      true_label: int32 [N], the true labels, where they are known.
       wall_seconds: of all sessions of the run.
     """
     data, rows = experiment.dataset, experiment.dataset.train_rows
@@ -70,7 +70,7 @@ def write_results(
     if jax.process_index() != 0:
         return
     ids = data.train.ids[rows]
-    known = None if truth is None else truth[rows]
+    known = None if true_label is None else true_label[rows]
     write_csv(workdir / "label_issues.csv", ids, evidence.label, issues, data.class_names, known)
     worst = worst_first(issues)[:GALLERY_SIZE]
     write_arrays(workdir / "gallery.npz", id=ids[worst], image=data.train.images[rows[worst]])

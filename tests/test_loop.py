@@ -192,7 +192,7 @@ def test_a_finished_run_says_so(whole, capsys):
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
     config = tiny(
-        optimizer__schedule="step", optimizer__drop_epochs=(1,), optimizer__drop_factor=1e30
+        optimizer__schedule="step", optimizer__drop_epochs=(1,), optimizer__drop_factor=1e6
     )
     with pytest.raises(UserError, match=r"at step \d+; the checkpoint of step 6 is kept"):
         classify.run(config, tmp_path)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sop_jax import methods, models, optimizer, table
+from sop_jax.compiler import options_for_one_run
 from sop_jax.errors import UserError
 from sop_jax.fields import Field
 from sop_jax.methods import Problem
@@ -51,12 +52,13 @@ def make(name, **fields):
     network = method.network_transform(optimizer.sgd(0.05, 0.9, 0.0), STEPS_PER_EPOCH)
     optimiser = optimizer.make_optimizer(network, method.row_learning_rates, B)
 
-    @jax.jit
     def init(key):
         return init_state(key, method, model, optimiser, SHAPE, LABELS, K)
 
     step = make_step(method, model, optimiser, STEPS_PER_EPOCH)
-    return method, init(jax.random.key(0)), jax.jit(step)
+    # these programs run a few dozen times at most: optimising them takes longer than that
+    jit = functools.partial(jax.jit, compiler_options=options_for_one_run())
+    return method, jit(init)(jax.random.key(0)), jit(step)
 
 
 def batch_of(method, index, seed=0):

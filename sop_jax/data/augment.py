@@ -155,7 +155,8 @@ def _cutout(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:
 
     def one(key, image):
         y, x = (jax.random.uniform(key, (2,), jnp.float32) * size).astype(jnp.int32)
-        row, column = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+        row = jnp.arange(height, dtype=jnp.int32)[:, None]
+        column = jnp.arange(width, dtype=jnp.int32)[None, :]
         inside_y = (row >= y - half) & (row < y + half)
         inside_x = (column >= x - half) & (column < x + half)
         return jnp.where((inside_y & inside_x)[..., None], 0.0, image)

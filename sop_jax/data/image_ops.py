@@ -26,7 +26,7 @@ NAMES = ("Identity", *GEOMETRIC, *TABLES, *BLENDS)
 _KIND = {name: number for number, name in enumerate(NAMES)}
 
 _FIXED = 16  # fractional bits of Pillow's fixed-point affine coordinates
-_GCD = np.gcd(255, np.arange(256))
+_GCD = np.gcd(255, np.arange(256)).astype(np.int32)
 
 
 class Op(NamedTuple):
@@ -115,7 +115,8 @@ def _fixed_point(affine: tuple[float, ...]) -> np.ndarray:
 
 def _warp(warp: jax.Array, image: jax.Array) -> jax.Array:
     height, width, channels = image.shape
-    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    y = jnp.arange(height, dtype=jnp.int32)[:, None]
+    x = jnp.arange(width, dtype=jnp.int32)[None, :]
     source_x = (warp[2] + warp[0] * x + warp[1] * y) >> _FIXED
     source_y = (warp[5] + warp[3] * x + warp[4] * y) >> _FIXED
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
@@ -130,7 +131,7 @@ def _warp(warp: jax.Array, image: jax.Array) -> jax.Array:
 def _table(op: Op, image: jax.Array) -> jax.Array:
     """The operation's table, uint8 [C, 256]: the identity where it is none of TABLES."""
     channels = image.shape[-1]
-    levels = jnp.broadcast_to(jnp.arange(256), (channels, 256))
+    levels = jnp.broadcast_to(jnp.arange(256, dtype=jnp.int32), (channels, 256))
     counts = jnp.zeros((channels, 256), jnp.int32).at[jnp.arange(channels), image].add(1)
     lowest = jnp.min(jnp.where(counts > 0, levels, 255), axis=1)
     highest = jnp.max(jnp.where(counts > 0, levels, 0), axis=1)
@@ -183,7 +184,7 @@ def _autocontrast_shortfalls() -> np.ndarray:
 
 def _equalize(levels: jax.Array, counts: jax.Array, highest: jax.Array) -> jax.Array:
     """Makes each channel's histogram flat; one with few pixels below its highest level stays."""
-    below = jnp.cumsum(counts, axis=1) - counts
+    below = jnp.cumsum(counts, axis=1, dtype=jnp.int32) - counts
     step = jnp.take_along_axis(below, highest[:, None], axis=1) // 255
     flat = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
     return jnp.where(step == 0, levels, flat)
@@ -222,7 +223,7 @@ def _grey(pixels: jax.Array) -> jax.Array:
 def _mean_grey(image: jax.Array) -> jax.Array:
     """The image's mean luma, rounded: int32 []."""
     grey = _grey(image.astype(jnp.int32))
-    return (2 * jnp.sum(grey) + grey.size) // (2 * grey.size)
+    return (2 * jnp.sum(grey, dtype=jnp.int32) + grey.size) // (2 * grey.size)
 
 
 def _smooth(pixels: jax.Array) -> jax.Array:

@@ -54,16 +54,16 @@ class Evaluation:
     """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no
     further."""
 
-    def __init__(self, experiment: Experiment, truth: np.ndarray | None, images: Images):
+    def __init__(self, experiment: Experiment, true_label: np.ndarray | None, images: Images):
         self._experiment = experiment
-        self._truth = truth
+        self._true_label = true_label
         self._images = images
         self._collapse = experiment.config.track_collapse
         self.keys = ["test_accuracy", "validation_accuracy"]
-        if truth is not None:
+        if true_label is not None:
             self.keys += ["train_accuracy_true", "label_issue_auroc"]
         if self._collapse:
-            self.keys += COLLAPSE_KEYS if truth is None else COLLAPSE_KEYS + COLLAPSE_TRUE_KEYS
+            self.keys += COLLAPSE_KEYS if true_label is None else COLLAPSE_KEYS + COLLAPSE_TRUE_KEYS
 
     def _probs(self, state: TrainState, images: jax.Array, index: np.ndarray) -> np.ndarray:
         return self._experiment.predict(evaluation_params(state), state.model_state, images, index)
@@ -82,11 +82,11 @@ class Evaluation:
         if len(held_out):
             probs = self._probs(state, self._images.train, held_out)
             record["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
-        if self._truth is not None:
-            truth = self._truth[data.train_rows]
+        if self._true_label is not None:
+            true_label = self._true_label[data.train_rows]
             evidence = read_evidence(self._experiment, state)
-            record["train_accuracy_true"] = float(np.mean(evidence.prediction == truth))
-            wrong = truth != evidence.label
+            record["train_accuracy_true"] = float(np.mean(evidence.prediction == true_label))
+            wrong = true_label != evidence.label
             record["label_issue_auroc"] = auroc(wrong, 1 - evidence.quality)
         if self._collapse:
             record |= self._measure_collapse(state)
@@ -94,10 +94,10 @@ class Evaluation:
 
     def _measure_collapse(self, state: TrainState) -> dict:
         data, params = self._experiment.dataset, evaluation_params(state)
-        index, truth = data.train_rows, self._truth
+        index, true_label = data.train_rows, self._true_label
         features = self._experiment.features(params, state.model_state, self._images.train, index)
         weight, bias = jax.tree.map(np.asarray, self._experiment.classifier(params[0]))
-        known = None if truth is None else truth[index]
+        known = None if true_label is None else true_label[index]
         return collapse_metrics(features, weight, bias, data.train.labels[index], known)
 
 
@@ -109,7 +109,7 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
     """
     started = time.perf_counter()
     configs = each_seed(config)
-    datasets, truth = load_seeds(configs)
+    datasets, true_label = load_seeds(configs)
     resolved, notes = resolve(config, datasets[0])
     require_same(facts_of(resolved) | _facts_of_data(datasets), "the data")
     for line in [*dict.fromkeys(data.noise.describe() for data in datasets), *notes]:
@@ -147,7 +147,7 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
         images = Images(put(data.train.images, copied), put(data.test.images, copied))
         for folder, own, done in zip(folders, experiments, finished, strict=True):
             session = None if done else Session(folder, own.config, started)
-            if session is not None and not _run_seed(own, truth, images, session):
+            if session is not None and not _run_seed(own, true_label, images, session):
                 return
             started = time.perf_counter()
         if several and jax.process_index() == 0:
@@ -175,14 +175,14 @@ def _facts_of_data(datasets: list[Dataset]) -> dict[str, str]:
 
 
 def _run_seed(
-    experiment: Experiment, truth: np.ndarray | None, images: Images, session: Session
+    experiment: Experiment, true_label: np.ndarray | None, images: Images, session: Session
 ) -> bool:
     """One run, to its report and the mark of a finished one; False where SIGTERM ended it early."""
     workdir = session.workdir
     if jax.process_index() == 0:
-        write_labels(workdir, experiment.dataset, truth)
+        write_labels(workdir, experiment.dataset, true_label)
     checkpoints = Checkpoints(workdir)
-    evaluation = Evaluation(experiment, truth, images)
+    evaluation = Evaluation(experiment, true_label, images)
     resident = experiment.resident(images.train)
     try:
         with together():
@@ -194,7 +194,7 @@ def _run_seed(
         _say(f"stopped by SIGTERM at step {step}; the same command goes on from there")
         return False
     test_probs, seconds = evaluation.test_probs(outcome.state), session.note_time()
-    write_results(workdir, experiment, outcome, test_probs, truth, seconds)
+    write_results(workdir, experiment, outcome, test_probs, true_label, seconds)
     if jax.process_index() == 0:
         page = write_report(workdir)
         events = ["tensorboard"] if (workdir / "tensorboard").is_dir() else []
