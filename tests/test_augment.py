@@ -205,29 +205,24 @@ def test_views_are_the_same_with_double_precision_switched_on():
     chex.assert_trees_all_close(double, single, atol=1e-6)
 
 
-@pytest.fixture
-def strict():
-    """Every promotion of ranks and types is said, nothing moves to the device unasked."""
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_is_promoted_or_moved_unasked(channels):
+    chosen = dataclasses.replace(AUGMENT, mean=(0.5,) * channels, std=(0.25,) * channels)
+    images = jax.device_put(IMAGES[..., :channels])
+    epoch, index = jax.device_put(np.int32(3)), jax.device_put(np.arange(12))
+
+    def batch(key, epoch, index, images):
+        mirror = augment.alternating_mirror(key, epoch, index)
+        keys = example_keys(key, epoch, index)
+        return augment.views(chosen, keys, images, ("weak", "strong", "weak"), mirror)
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        relaxed = jax.jit(batch)(KEY, epoch, index, images)
     with (
         jax.numpy_rank_promotion("raise"),
         jax.numpy_dtype_promotion("strict"),
         jax.transfer_guard("disallow"),
     ):
-        yield
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("channels", [1, 3])
-def test_nothing_is_promoted_or_moved_unasked(channels, request):
-    settings = dataclasses.replace(AUGMENT, mean=(0.5,) * channels, std=(0.25,) * channels)
-    images = jax.device_put(IMAGES[..., :channels])
-    key, epoch, index = KEY, jax.device_put(np.int32(3)), jax.device_put(np.arange(12))
-
-    def batch(key, epoch, index, images):
-        mirror = augment.alternating_mirror(key, epoch, index)
-        keys = example_keys(key, epoch, index)
-        return augment.views(settings, keys, images, ("weak", "strong", "weak"), mirror)
-
-    relaxed = jax.jit(batch)(key, epoch, index, images)
-    request.getfixturevalue("strict")
-    chex.assert_trees_all_equal(jax.jit(batch)(key, epoch, index, images), relaxed)
+        strict = jax.jit(batch)(KEY, epoch, index, images)
+    chex.assert_trees_all_equal(strict, relaxed)
