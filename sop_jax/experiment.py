@@ -1,8 +1,6 @@
 """Puts the parts together for one configuration and one data set: mesh, network, method, steps."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +24,7 @@ from sop_jax.limits import check_memory, check_sizes, size
 from sop_jax.mesh import check_batch_size, fetch, put, replicated
 from sop_jax.methods.base import Method, Problem
 from sop_jax.models import Sample
+from sop_jax.models.api import Classifier
 from sop_jax.optimizer import make_optimizer, network_optimizer
 from sop_jax.programs import (
     Init,
@@ -67,7 +66,7 @@ class Experiment:
     epoch_end: EpochEnd | None
     predict: OfImages
     features: OfImages
-    classifier: Callable[[Any], tuple[jax.Array, jax.Array]]
+    classifier: Classifier
 
     @property
     def num_classes(self) -> int:

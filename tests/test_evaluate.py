@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from test_step import model_of
 
 from sop_jax import evaluate
 from sop_jax.mesh import make_mesh, put, replicated
@@ -17,12 +18,12 @@ def test_predictions_cover_every_row_in_order():
         assert train is False
         return x.reshape(x.shape[0], -1) @ params, model_state
 
-    rows = rng.permutation(53)[:41]
-    inputs = (images[rows].reshape(41, -1) / 255 - 0.5) / 0.25
-    expected = np.asarray(jax.nn.softmax(inputs @ weights))
+    index = rng.permutation(53)[:41]
+    inputs = (images[index].reshape(41, -1) / 255 - 0.5) / 0.25
+    expected = np.asarray(jax.nn.softmax(jnp.asarray(inputs, jnp.float32) @ weights))
     for batch_size in (8, 24, 64):
-        predict = evaluate.make_predict(apply, (0.5,), (0.25,), make_mesh(), batch_size)
-        got = predict((weights,), ((),), put(images, replicated(make_mesh())), rows)
+        predict = evaluate.make_predict(model_of(apply), (0.5,), (0.25,), make_mesh(), batch_size)
+        got = predict((weights,), ((),), put(images, replicated(make_mesh())), index)
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -32,7 +33,7 @@ def test_two_networks_are_averaged():
     def apply(params, model_state, x, train):
         return jnp.broadcast_to(params, (x.shape[0], 2)), model_state
 
-    predict = evaluate.make_predict(apply, (0.0,), (1.0,), make_mesh(), 8)
+    predict = evaluate.make_predict(model_of(apply), (0.0,), (1.0,), make_mesh(), 8)
     logits = (jnp.array([0.0, 0.0]), jnp.array([0.0, jnp.log(3.0)]))
     got = predict(logits, ((), ()), jnp.asarray(images), np.arange(8))
     np.testing.assert_allclose(

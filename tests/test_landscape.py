@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sop_jax.theory import landscape
-from sop_jax.theory import sparse_linear
+from sop_jax.theory import landscape, sparse_linear
 
 PROBLEM = sparse_linear.draw((3,), 4, 6, 2, 2)
 
