@@ -156,7 +156,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
         if config.method[name] is None:
             config.method[name] = value
             notes.append(
-                f"method.{name} = {value} (published for {problem.num_classes} classes, "
+                f"method.{name} = {value} (the method's default for {problem.num_classes} classes, "
                 f"noise.kind={problem.noise_kind!r})"
             )
     return config, notes
