@@ -163,9 +163,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
 
 
 def tracked_epochs(epochs: int) -> int:
-    """How many epochs at the end the tracker averages training predictions over: a quarter of the
-    run.
-    """
+    """Over how many epochs, the last quarter, the tracker averages training predictions."""
     return max(1, epochs // 4)
 
 
