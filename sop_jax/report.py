@@ -22,6 +22,7 @@ from PIL import Image
 from sop_jax.errors import UserError
 from sop_jax.exit_status import exit_status
 from sop_jax.files import write_bytes
+from sop_jax.finished import renew
 from sop_jax.heat_maps import count_pairs
 from sop_jax.plots import draw_figures, png, write_plots
 from sop_jax.run_folder import Run, number, read_run
@@ -71,6 +72,8 @@ class Cell(NamedTuple):
 def write_report(workdir: str | os.PathLike) -> Path:
     """Writes report.html and plots/*.png from the files that a finished run left in `workdir`.
 
+    The mark of the finished run, where there is one, then describes the new page.
+
     Returns:
         The path of the page.
 
@@ -87,6 +90,7 @@ def write_report(workdir: str | os.PathLike) -> Path:
         write_bytes(path, page.encode("utf-8", errors="replace"))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
+    renew(run.workdir, ["plots", "report.html"])
     return path
 
 

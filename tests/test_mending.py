@@ -10,6 +10,7 @@ from test_loop import tiny
 from sop_jax import finished
 from sop_jax.errors import UserError
 from sop_jax.lock import locked
+from sop_jax.report import write_report
 from sop_jax.tasks import classify
 
 OUTPUTS = (
@@ -68,6 +69,12 @@ def test_a_run_that_ended_before_its_report(whole, copy, tmp_path):
     assert (tmp_path / "theirs.html").read_text() == "theirs"
     assert not (copy / "report.html").is_symlink()
     assert_same_run(whole, copy)
+
+
+def test_a_page_made_anew_by_its_own_command_is_no_damage(copy):
+    (copy / "report.html").write_text("a page of another version")
+    write_report(copy)
+    assert finished.damaged(copy) == []
 
 
 def test_without_checkpoints_whole_outputs_are_finished_and_damaged_ones_named(copy, capsys):
