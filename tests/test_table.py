@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sop_jax import mesh as meshes
 from sop_jax import table
 from sop_jax.errors import UserError
+from sop_jax.mesh import by_rows, make_mesh, put
 
 
 def test_padded_size_does_not_depend_on_devices():
@@ -88,11 +88,11 @@ def test_an_update_makes_nothing_of_the_tables_size(dtype):
 
 
 def test_sharded_equals_single_device():
-    mesh = meshes.make_mesh()
+    mesh = make_mesh()
     rows = np.random.default_rng(0).normal(size=(512, 3)).astype(np.float32)
     index = np.array([0, 100, 511, 512, 7, 8, 9, 300], np.int32)
-    sharded = {"v": meshes.put(rows, meshes.rows(mesh))}
-    place = meshes.put(index, meshes.rows(mesh))
+    sharded = {"v": put(rows, by_rows(mesh))}
+    place = put(index, by_rows(mesh))
     got = jax.jit(table.gather)(sharded, place)
     np.testing.assert_array_equal(got["v"], table.gather({"v": jnp.asarray(rows)}, index)["v"])
     after = jax.jit(table.scatter)(sharded, place, {"v": got["v"] * 2})["v"]
