@@ -76,7 +76,7 @@ def check_ours(workdir: pathlib.Path) -> None:
             f"--workdir={workdir} holds other files ({min(names)}) and no run, which has a "
             "config.json; name a new or an empty folder"
         )
-    if saved is not None and not _OF_A_RUN <= saved.keys():
+    if saved is not None and not saved.keys() >= _OF_A_RUN:
         raise UserError(f"{path} is not that of a run of sop_jax; name another --workdir")
 
 
