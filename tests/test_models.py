@@ -39,6 +39,7 @@ def test_published_parameter_counts():
     assert count("preact_resnet18", 100) - count("preact_resnet18", 10) == 90 * 513
 
 
+@pytest.mark.usefixtures("promoting_libraries")  # BatchNorm in bfloat16
 @pytest.mark.parametrize("name", list(api.NETWORKS))
 def test_shapes_and_strides(name):
     """The stem keeps 32x32 (stride 1, no max-pool): the last stage is 4x4, small_resnet's 8x8."""
@@ -106,7 +107,7 @@ def test_logits_are_the_classifier_applied_to_the_features(name, options):
     assert weight.shape == (3, features.shape[1])
     if "feature_dim" in options:
         assert features.shape[1] == options["feature_dim"]
-    np.testing.assert_allclose(features @ weight.T + bias, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features @ weight.T + bias[None], logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fixed_classifier_is_no_parameter_and_its_bias_is_one():
