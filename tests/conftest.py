@@ -25,6 +25,17 @@ def golden():
     return lambda name: dict(np.load(GOLDEN / f"{name}.npz"))
 
 
+@pytest.fixture
+def promoting_libraries():
+    """Not strict, for libraries whose own code promotes dtypes.
+
+    flax's BatchNorm takes bfloat16 inputs with float32 statistics, optax's Muon raises a float to
+    the power of an int32 count.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(params=[np.float64, np.float32], ids=["float64", "float32"])
 def precision(request):
     """(dtype, tolerance relative to the largest entry), with 64-bit JAX switched on for float64."""

@@ -39,6 +39,7 @@ def test_published_parameter_counts():
     assert count("preact_resnet18", 100) - count("preact_resnet18", 10) == 90 * 513
 
 
+@pytest.mark.usefixtures("promoting_libraries")  # BatchNorm in bfloat16
 @pytest.mark.parametrize("name", list(api.NETWORKS))
 def test_shapes_and_strides(name):
     """The stem keeps 32x32 (stride 1, no max-pool): the last stage is 4x4, small_resnet's 8x8."""

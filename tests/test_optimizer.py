@@ -95,6 +95,7 @@ def test_nesterov_looks_ahead():
         np.testing.assert_allclose(update, -0.1 * (gradient + 0.9 * m), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("promoting_libraries")
 def test_muon_moves_kernels_orthogonally_and_leaves_the_rest_and_the_rows_to_gradient_descent():
     config = configured(
         name="muon",
