@@ -19,7 +19,8 @@ from PIL import Image
 from sop_jax import plots
 from sop_jax.claim import claim
 from sop_jax.config import differences
-from sop_jax.files import DAMAGED, write_arrays, write_bytes, write_json
+from sop_jax.errors import UserError
+from sop_jax.files import read_arrays, write_arrays, write_bytes, write_json
 from sop_jax.finished import mark
 from sop_jax.lock import locked
 from sop_jax.workdir import Session
@@ -63,13 +64,12 @@ class Study:
         path = self.workdir / "arrays" / f"{name}.npz"
         if path.exists():
             try:
-                with np.load(path) as file:
-                    arrays = dict(file)
+                arrays = read_arrays(path, (_SECONDS,), ("*",), "computing it anew")
                 self._seconds[name] = float(arrays.pop(_SECONDS))
                 say(f"{name}: as saved in {path}")
                 return arrays
-            except (*DAMAGED, KeyError):
-                say(f"{path} is damaged; computing it anew")
+            except UserError as error:
+                say(str(error))
         start = time.perf_counter()
         arrays = {key: np.asarray(value) for key, value in compute().items()}
         self._seconds[name] = time.perf_counter() - start
