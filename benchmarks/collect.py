@@ -1,5 +1,6 @@
-"""Writes the figures of finished runs and studies, with command, device and versions, into one
-small JSON file.
+"""Writes the figures of finished runs and studies into one small JSON file.
+
+Command, device and versions stand beside them.
 
     python benchmarks/collect.py RUN_DIR... --out=benchmarks/results/NAME.json [--note=TEXT]
 """

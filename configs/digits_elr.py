@@ -2,7 +2,8 @@
 
 python -m sop_jax.main --config=configs/digits_elr.py --workdir=runs/digits_elr
 
-Source: ours; network, augmentation, epochs, rate and schedule of digits_sop, targets of CIFAR-10.
+Source: ours; same network, augmentation, epochs, rate and schedule as digits_sop;
+  targets as published for CIFAR-10.
 Measured: not measured yet.
 """
 

@@ -2,7 +2,8 @@
 
 python -m sop_jax.main --config=configs/digits_gce.py --workdir=runs/digits_gce
 
-Source: ours; same network, augmentation, epochs, rate and schedule as digits_sop. q of the paper.
+Source: ours; same network, augmentation, epochs, rate and schedule as digits_sop;
+  q as in the paper.
 Measured: not measured yet.
 """
 

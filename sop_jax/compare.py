@@ -1,5 +1,6 @@
-"""Mean +- std over seeds, one line a setting: `python -m sop_jax.compare RUN_DIR...
-[--out=FILE.json]`.
+"""Mean +- std over seeds, one line a setting.
+
+python -m sop_jax.compare RUN_DIR... [--out=FILE.json]
 """
 
 import argparse

@@ -1,14 +1,13 @@
-"""The one exception that users are meant to see: what is wrong, where, and how to mend it, in one
-line.
-"""
+"""The one exception that users are meant to see."""
 
 import difflib
 from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Bad input. `main` prints its text as one line on standard error and exits with status 2, with
-    no traceback.
+    """Bad input: what is wrong, where, and how to mend it, in one line.
+
+    `main` prints its text on standard error and exits with status 2, with no traceback.
     """
 
     def __init__(self, message: str):

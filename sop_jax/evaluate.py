@@ -1,5 +1,4 @@
-"""Accuracy over every test example, and how far the features of the training examples have
-collapsed.
+"""Accuracy over every test example, the pass that ends an epoch, and neural collapse.
 
 The only module, with `label_issues.py`, that sees true labels.
 """
@@ -152,8 +151,7 @@ def make_training_pass(
 
 
 def evaluation_params(state: TrainState) -> tuple:
-    """The network parameters that predictions are made with: the averaged ones where optimizer.ema
-    keeps them.
+    """The network parameters to predict with: the averaged ones where optimizer.ema keeps them.
 
     Batch statistics are no parameters: the running ones of `state.model_state` go with either.
     """
@@ -161,9 +159,7 @@ def evaluation_params(state: TrainState) -> tuple:
 
 
 def accuracy(probs: np.ndarray, labels: np.ndarray, top: int = 1) -> float:
-    """Share of rows whose label is among the `top` most probable classes; probs [M, K], labels
-    [M].
-    """
+    """Share of examples whose label [M] is among the `top` most probable classes; probs [M, K]."""
     best = np.argsort(-probs, axis=-1, kind="stable")[:, :top]
     return float(np.mean(np.any(best == labels[:, None], axis=-1)))
 

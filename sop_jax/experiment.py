@@ -156,16 +156,14 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
         if config.method[name] is None:
             config.method[name] = value
             notes.append(
-                f"method.{name} = {value} (published for {problem.num_classes} classes, "
+                f"method.{name} = {value} (the method's default for {problem.num_classes} classes, "
                 f"noise.kind={problem.noise_kind!r})"
             )
     return config, notes
 
 
 def tracked_epochs(epochs: int) -> int:
-    """How many epochs at the end the tracker averages training predictions over: a quarter of the
-    run.
-    """
+    """Over how many epochs, the last quarter, the tracker averages training predictions."""
     return max(1, epochs // 4)
 
 

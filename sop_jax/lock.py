@@ -12,10 +12,12 @@ import jax
 
 from sop_jax.errors import UserError
 from sop_jax.files import read_json
+from sop_jax.general import BASE
 
 NAME = ".lock"
 # What a run killed before it wrote its config can have left in a new folder.
 _FIRST_FILES = {NAME, "config.json.tmp"}
+_OF_A_RUN = {field.name for field in BASE}  # what every config.json of ours has
 # Folders that this process holds: a run of several seeds has runs inside its own.
 _held: set[pathlib.Path] = set()
 
@@ -74,7 +76,7 @@ def check_ours(workdir: pathlib.Path) -> None:
             f"--workdir={workdir} holds other files ({min(names)}) and no run, which has a "
             "config.json; name a new or an empty folder"
         )
-    if saved is not None and "seed" not in saved:
+    if saved is not None and not saved.keys() >= _OF_A_RUN:
         raise UserError(f"{path} is not that of a run of sop_jax; name another --workdir")
 
 

@@ -48,12 +48,19 @@ def muon(
     it that a step moves. Source: Jordan 2024, and the code of airbench94_muon.
     """
     matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    orthogonal = optax.contrib.scale_by_muon(
+        beta=momentum,
+        nesterov=nesterov,
+        weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: matrix, tree),
+    )
+
+    def update(updates, state, params=None):
+        # it raises a float to an integer count, which strict promotion would refuse
+        with jax.numpy_dtype_promotion("standard"):
+            return orthogonal.update(updates, state, params)
+
     return optax.chain(
-        optax.contrib.scale_by_muon(
-            beta=momentum,
-            nesterov=nesterov,
-            weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: matrix, tree),
-        ),
+        optax.GradientTransformation(orthogonal.init, update),
         optax.scale_by_learning_rate(learning_rate),
         optax.stateless(lambda updates, params: jax.tree.map(_to_unit_columns, updates, params)),
     )

@@ -1,5 +1,6 @@
-"""The page a run leaves behind, rebuilt from its files alone: `python -m sop_jax.report
---workdir=DIR`.
+"""The page a run leaves behind, rebuilt from its files alone.
+
+    python -m sop_jax.report --workdir=DIR
 
 This module finds the numbers; the words and the HTML are in templates/.
 """

@@ -59,8 +59,9 @@ class Run:
 
     @property
     def rankings(self) -> dict[str, np.ndarray]:
-        """The noise score, then each of its sources alone: float64 [n], the larger the likelier a
-        wrong label. Diagnostics that are not finite rank nothing and are left out.
+        """The noise score, then each of its sources alone: float64 [n], large for a wrong label.
+
+        Diagnostics that are not finite rank nothing and are left out.
         """
         found = {"score": self.score, "margin alone": -self.margin}
         for name, values in self.diagnostics.items():

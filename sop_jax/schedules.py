@@ -24,7 +24,7 @@ def step(
     epochs: int,
     *,
     drop_epochs: tuple[int, ...] = (40, 80),
-    drop_factor: Annotated[float, SIZE] = 0.1,
+    drop_factor: Annotated[float, Bounds(0, 1e30)] = 0.1,  # of a rate: within float32
 ) -> optax.Schedule:
     """A rate that drops at given epochs.
 

@@ -35,8 +35,10 @@ class Sums(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes. `table` and `tracker` are sharded by rows, the rest is
-    replicated."""
+    """Everything that training changes.
+
+    `table` and `tracker` are sharded by rows, the rest is replicated.
+    """
 
     step: jax.Array  # int32, updates done
     params: tuple  # one tree per network

@@ -64,7 +64,7 @@ class Study:
         path = self.workdir / "arrays" / f"{name}.npz"
         if path.exists():
             try:
-                arrays = read_arrays(path, (_SECONDS,), ("*",), "computing it anew")
+                arrays = read_arrays(path, (_SECONDS,), ("*",), "it is computed anew")
                 self._seconds[name] = float(arrays.pop(_SECONDS))
                 say(f"{name}: as saved in {path}")
                 return arrays

@@ -23,6 +23,7 @@ from sop_jax.optimizer import make_optimizer, sgd
 from sop_jax.state import init_state
 from sop_jax.step import make_step
 from sop_jax.table import gather, values
+from sop_jax.workdir import Session
 
 N, K, B, SHAPE = 12, 3, 4, (2, 2, 1)
 LABELS = jnp.arange(N) % K
@@ -327,7 +328,8 @@ def run_steps(experiment, state, resident, example, index):
 
 def test_an_epoch_of_a_method_that_uses_everything(probe, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    outcome = train(probe, probe.resident(), tmp_path, checkpoints, Nothing(), quiet=True)
+    session = Session(tmp_path, probe.config)
+    outcome = train(probe, probe.resident(), session, checkpoints, Nothing(), quiet=True)
     checkpoints.close()
     assert outcome.finished
     state, rows = fetch(outcome.state._replace(key=())), probe.dataset.train_rows
@@ -385,7 +387,6 @@ def test_a_plan_outlives_a_stop_inside_the_epoch(probe, tmp_path):
 
 def test_the_network_transform_is_in_the_optimiser(probe):
     """The update is half of what the configured optimiser alone would do."""
-    plain = probe.config.copy_and_resolve_references()
     resident = probe.resident()
     state, example, index = probe.plan(probe.init(), 0)
     before = fetch(state.params[0])
@@ -395,10 +396,6 @@ def test_the_network_transform_is_in_the_optimiser(probe):
         for path, leaf in jax.tree_util.tree_leaves_with_path(fetch(after.opt_state))
         if ".trace" in jax.tree_util.keystr(path)
     ]
-    rate = plain.optimizer.learning_rate
-    expected = jax.tree.map(
-        lambda old, moved: old - 0.5 * rate * moved,
-        jax.tree.leaves(before),
-        momentum,
-    )
+    rate, kernels = probe.config.optimizer.learning_rate, jax.tree.leaves(before)
+    expected = [old - 0.5 * rate * moved for old, moved in zip(kernels, momentum, strict=True)]
     chex.assert_trees_all_close(jax.tree.leaves(fetch(after.params[0])), expected, atol=1e-6)

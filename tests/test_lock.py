@@ -20,6 +20,9 @@ with locked(pathlib.Path(sys.argv[1])):
     sys.stdin.read()
 """
 
+# As little as the config.json of a run can hold.
+CONFIG = '{"task": "classify", "seed": 0, "compilation_cache": null}'
+
 
 @pytest.fixture
 def holder():
@@ -69,7 +72,7 @@ def test_deleting_the_lock_file_lets_nobody_in(tmp_path, holder):
 def test_a_folder_inside_a_locked_run_is_refused(tmp_path, holder):
     """One seed of a run of several, say."""
     (tmp_path / "seeds").mkdir()
-    (tmp_path / "seeds" / "config.json").write_text('{"seed": 0}')
+    (tmp_path / "seeds" / "config.json").write_text(CONFIG)
     process = holder(tmp_path / "seeds")
     refused(tmp_path / "seeds" / "seed_1", "seed_1 lies in .*seeds, which is in use")
     assert not (tmp_path / "seeds" / "seed_1").exists()
@@ -102,7 +105,11 @@ def everything(folder):
 
 @pytest.mark.parametrize(
     ("config", "words"),
-    [(None, "holds other files"), ({"model_type": "bert"}, "is not that of a run of sop_jax")],
+    [
+        (None, "holds other files"),
+        ({"model_type": "bert"}, "is not that of a run of sop_jax"),
+        ({"seed": 0, "task": "ner"}, "is not that of a run of sop_jax"),
+    ],
 )
 def test_a_folder_of_somebody_else_is_refused_and_nothing_in_it_changes(tmp_path, config, words):
     for folder in ("tensorboard", "checkpoints/7"):

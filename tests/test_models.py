@@ -106,7 +106,7 @@ def test_logits_are_the_classifier_applied_to_the_features(name, options):
     assert weight.shape == (3, features.shape[1])
     if "feature_dim" in options:
         assert features.shape[1] == options["feature_dim"]
-    np.testing.assert_allclose(features @ weight.T + bias, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features @ weight.T + bias[None], logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fixed_classifier_is_no_parameter_and_its_bias_is_one():

@@ -54,7 +54,7 @@ def test_the_part_of_a_method_holds_exactly_its_fields():
         ({"method__name": "gce", "method__p": 1.0}, "config.method.p is no field of method 'gce'"),
         ({"method__name": "sopp"}, "method.name='sopp' is unknown; did you mean 'sop'"),
         ({"method__variant": "papr"}, "did you mean 'paper'"),
-        ({"method__learning_rate_u": -1.0}, "config.method.learning_rate_u=-1.0"),
+        ({"method__learning_rate_u": -1.0}, "config.method.learning_rate_u=-1 is not allowed"),
         ({"method__learning_rate_v": 1e308}, "config.method.learning_rate_v=1e\\+308"),
         ({"method__mse_weight": float("inf")}, "config.method.mse_weight=inf"),
         ({"method__mse_weight": "much"}, "config.method.mse_weight='much' is of type str"),

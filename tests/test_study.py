@@ -47,8 +47,8 @@ def test_a_killed_study_computes_only_what_is_missing(config, tmp_path, capsys):
         and summary["task"] == "two_curves"
         and summary["seconds"]["squares"] >= 0
     )
-    with Image.open(tmp_path / "run" / "plots" / "line.png") as image:
-        assert image.size == (270, 180)
+    with Image.open(tmp_path / "run" / "plots" / "line.png") as figure:
+        assert figure.size == (270, 180)
     with study.opened(config, tmp_path / "run") as folder:
         assert folder is None
     assert "already finished" in capsys.readouterr().out

@@ -1,9 +1,8 @@
-"""What a noisy-label method is: a frozen dataclass of pure functions. Add one in one file, with one
-config and one test.
+"""What a noisy-label method is: a frozen dataclass of pure functions.
 
-Letters: N examples, n training rows, B batch, K classes, V views. `rows` is always a dict of arrays
-  with one row per
-example: [B, ...] in a batch, [n, ...] at an epoch's end.
+To add one: one file, one config, one test. Letters: N examples, n training rows, B batch, K
+classes, V views. `rows` is always a dict of arrays with one row per example: [B, ...] in a batch,
+[n, ...] at an epoch's end.
 """
 
 import dataclasses
@@ -54,9 +53,7 @@ class Clock(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What `on_epoch_end` sees: the training rows alone, without padding or held-out rows, as
-    numbers.
-    """
+    """What `on_epoch_end` sees: the training rows alone, as numbers, nothing padded or held out."""
 
     rows: Rows  # leaves [n, ...]
     label: jax.Array  # [n] int32, the given labels
@@ -93,10 +90,10 @@ class Loss(Protocol):
     def __call__(
         self, forward: Forward, batch: Batch, rows: Rows, shared: Any, clock: Clock, key: jax.Array
     ) -> tuple[jax.Array, LossOut]:
-        """(scalar, LossOut). `rows` are the gathered rows [B, ...] and are differentiated with the
-        network parameters.
+        """(scalar, LossOut).
 
-        The scalar is a sum over real rows (`batch.weight`) divided by the nominal B, so that row
+        `rows` are the gathered rows [B, ...], differentiated with the network parameters. The
+        scalar is a sum over real rows (`batch.weight`) divided by the nominal B, so that row
         updates do not depend on how full a batch is. `key` is the step's own.
         """
 
@@ -108,15 +105,14 @@ class InitRows(Protocol):
 
 class UpdateRows(Protocol):
     def __call__(self, rows: Rows, out: LossOut) -> Rows:
-        """Rows [B, ...] to write back, from those the optimiser left: projection, moving
-        averages.
-        """
+        """Rows [B, ...] to write back, from those that the optimiser left: projection, averages."""
 
 
 class Score(Protocol):
     def __call__(self, forward: Forward, images: jax.Array, labels: jax.Array) -> Rows:
-        """Row leaves [M, ...] of plain training images [M, H, W, C] with given labels [M];
-        `forward` evaluates.
+        """Row leaves [M, ...] of plain training images [M, H, W, C] with given labels [M].
+
+        `forward` evaluates, unless it is called with train=True.
         """
 
 
@@ -136,19 +132,19 @@ class Plan(Protocol):
     def __call__(
         self, rng: np.random.Generator, epoch: int, rows: dict[str, np.ndarray], shared: Any
     ) -> np.ndarray | None:
-        """The batches of an epoch: positions among the n training rows, int [steps_per_epoch,
-        streams * B].
+        """The batches of an epoch, int [steps_per_epoch, streams * B].
 
-        A position occurs at most once in a batch; -1 is a padded entry. Stream s of a batch is its
-        entries [s * B, (s + 1) * B). None: the usual plan, every row once in random order (one
-        stream only).
+        They hold positions among the n training rows. A position occurs at most once in a batch; -1
+        is a padded entry. Stream s of a batch is its entries [s * B, (s + 1) * B). None: the usual
+        plan, every row once in random order (one stream only).
         """
 
 
 class Active(Protocol):
     def __call__(self, clock: Clock) -> jax.Array:
-        """bool [num_nets], who learns at this step; of the others nothing moves, neither momentum
-        nor decay.
+        """bool [num_nets], who learns at this step.
+
+        Of the others nothing moves: neither weights and batch statistics nor momentum and decay.
         """
 
 
@@ -159,9 +155,7 @@ class NoiseEstimate(Protocol):
 
 class Diagnostics(Protocol):
     def __call__(self, rows: Rows, labels: jax.Array) -> dict[str, jax.Array]:
-        """What the report draws of every row: {name: [n]}; the larger, the likelier a wrong
-        label.
-        """
+        """What the report draws of every row, {name: [n]}: the larger, the likelier it is wrong."""
 
 
 class Defaults(Protocol):
@@ -263,9 +257,7 @@ class ExampleLoss(Protocol):
 
 
 def batch_mean(each: jax.Array, weight: jax.Array) -> jax.Array:
-    """The sum of `each` [B] over real rows, divided by the nominal B; `weight` [B] is 0 for
-    padding.
-    """
+    """The sum of `each` [B] over real rows, over the nominal B; `weight` [B] is 0 for padding."""
     return jnp.sum(weight * each) / each.shape[0]
 
 

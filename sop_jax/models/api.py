@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import jax
@@ -111,23 +112,28 @@ def from_config(
 
 def _as_functions(network: Network, dtype: Any) -> Model:
     def init(key, shape):
-        variables = network.init(key, jnp.zeros((1, *shape), dtype), train=False)
+        with _usual_promotion():
+            variables = network.init(key, jnp.zeros((1, *shape), dtype), train=False)
         return variables["params"], variables.get("batch_stats", {})
 
-    def apply(params, model_state, images, train):
+    def call(params, model_state, images, train, mutable):
         variables = {"params": params, "batch_stats": model_state}
-        images = images.astype(dtype)
-        if train:
-            logits, new = network.apply(variables, images, train=True, mutable=["batch_stats"])
-            model_state = new["batch_stats"]
-        else:
-            logits = network.apply(variables, images, train=False)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), model_state
+        with _usual_promotion():
+            return network.apply(variables, images.astype(dtype), train=train, mutable=mutable)
+
+    def apply(params, model_state, images, train):
+        logits, new = call(params, model_state, images, train, ["batch_stats"] if train else [])
+        model_state = new["batch_stats"] if train else model_state
+        wide = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
+        return logits.astype(wide), model_state
 
     def features(params, model_state, images):
-        variables = {"params": params, "batch_stats": model_state}
-        images = images.astype(dtype)
-        _, kept = network.apply(variables, images, train=False, mutable=["intermediates"])
+        _, kept = call(params, model_state, images, False, ["intermediates"])
         return kept["intermediates"]["features"][0].astype(jnp.float32)
 
     return Model(init, apply, features, network.last_layer)
+
+
+def _usual_promotion() -> AbstractContextManager:
+    """Flax's batch norm mixes bfloat16 with float32, which strict promotion would refuse."""
+    return jax.numpy_dtype_promotion("standard")

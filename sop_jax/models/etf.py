@@ -34,4 +34,5 @@ class EtfClassifier(nn.Module):
     def __call__(self, x):
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         weight = jnp.asarray(etf_weight(self.num_classes, x.shape[-1]), self.dtype)
-        return x @ weight.T + jnp.asarray(bias, self.dtype)
+        logits = x @ weight.T
+        return logits + jnp.broadcast_to(jnp.asarray(bias, self.dtype), logits.shape)

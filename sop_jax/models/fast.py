@@ -74,7 +74,7 @@ class FastBias(nn.Module):
     @nn.compact
     def __call__(self, x):
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return x + jnp.asarray(BIAS_SPEED * bias, x.dtype)
+        return x + jnp.broadcast_to(jnp.asarray(BIAS_SPEED * bias, x.dtype), x.shape)
 
 
 class Whitening(nn.Module):

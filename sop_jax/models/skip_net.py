@@ -1,5 +1,4 @@
-"""The hour-glass network with skip branches that serves as a deep image prior (Ulyanov, Vedaldi,
-Lempitsky 2018).
+"""The hour-glass network that serves as a deep image prior (Ulyanov et al. 2018).
 
 As You, Zhu, Qu, Ma (NeurIPS 2020, arXiv 2006.08857) set it for robust recovery: five scales, 128
 channels, four in each skip branch, reflection padding, biases on. It is fitted to one image and
@@ -18,12 +17,12 @@ SLOPE = 0.2  # of the leaky ReLU
 
 
 class SkipNet(nn.Module):
-    """Maps an input [1, H, W, D] to an image [1, H, W, channels] in (0, 1); H and W are multiples
-    of 2**scales.
+    """Maps an input [1, H, W, D] to an image [1, H, W, channels] in (0, 1).
 
-    At every scale: two 3x3 convolutions, the first of stride 2; the coarser scales; doubling
-    (bilinear); joined with a 1x1 convolution of what came in; a 3x3 and a 1x1 convolution. Each
-    convolution is followed by a norm and a leaky ReLU, but for the last, which a sigmoid follows.
+    H and W are multiples of 2**scales. At every scale: two 3x3 convolutions, the first of stride 2;
+    the coarser scales; doubling (bilinear); joined with a 1x1 convolution of what came in; a 3x3
+    and a 1x1 convolution. Each convolution is followed by a norm and a leaky ReLU, but for the
+    last, which a sigmoid follows.
     """
 
     width: int = 128
@@ -63,7 +62,5 @@ class SkipNet(nn.Module):
         return conv(x)
 
     def _norm(self, x):
-        """Batch norm by the batch's own statistics; with a batch of one that is the norm of each
-        channel by itself.
-        """
+        """Batch norm by the batch's own statistics: in a batch of one, each channel's norm."""
         return nn.InstanceNorm(epsilon=1e-5, dtype=self.dtype)(x)

@@ -1,6 +1,5 @@
-"""Kinds of experiment, one file each with `run(config, workdir, dry_run)`; `config.task` names the
-file.
+"""Kinds of experiment, one file each; `config.task` names it.
 
-Each also has `default()`, its fields, and `check(config)`; the main task's stand in
-`sop_jax/config.py`.
+Each has `run(config, workdir, dry_run)`, `default()`, its fields, and
+`check(config)`; the main task's stand in `sop_jax/config.py`.
 """

@@ -51,8 +51,7 @@ class Images(NamedTuple):
 
 
 class Evaluation:
-    """Metrics of an evaluated epoch: state -> the keys of `keys`. Truth enters here and goes no
-    further."""
+    """Metrics of an evaluated epoch. True labels enter here and go no further."""
 
     def __init__(self, experiment: Experiment, true_label: np.ndarray | None, images: Images):
         self._experiment = experiment
