@@ -82,7 +82,7 @@ def _drop_late_answers() -> None:
     """Keeps quiet what comes of the reads that were under way when another one failed.
 
     Orbax gives them up and closes their event loop; TensorStore's threads answer all the same, and
-    Python would print "Event loop is closed" for each, below the last line of a run that succeeded.
+    Python would print an error for each, below the last line of a run that succeeded.
     """
     before = sys.unraisablehook
     if getattr(before, "func", None) is not _report_unless_late:
@@ -90,7 +90,8 @@ def _drop_late_answers() -> None:
 
 
 def _report_unless_late(report: Callable[[Any], None], unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
+    late = ("Event loop is closed", "Encountered error while reading array")
+    if not str(unraisable.exc_value).startswith(late):
         report(unraisable)
 
 

@@ -5,14 +5,13 @@ import pathlib
 from typing import Protocol
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from sop_jax import finished
 from sop_jax.agreement import require_same
 from sop_jax.checkpoint import has_checkpoint
 from sop_jax.errors import UserError
-from sop_jax.files import DAMAGED, read_json, write_json
+from sop_jax.files import read_arrays, read_json, write_json
 from sop_jax.run_folder import read_run
 
 log = logging.getLogger("sop_jax")
@@ -81,9 +80,8 @@ def claim(
 def _check_labels(path: pathlib.Path, sha256: str) -> None:
     """Raises UserError if labels.npz holds another hash; one that cannot be read is made anew."""
     try:
-        with np.load(path) as arrays:
-            was = str(arrays["sha256"])
-    except (*DAMAGED, KeyError):
+        was = str(read_arrays(path, ("sha256",), (), "it is made anew")["sha256"])
+    except UserError:
         return
     if was != sha256:
         raise UserError(

@@ -7,17 +7,12 @@ import itertools
 import json
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 
 from sop_jax.errors import UserError
-
-# What np.load and the reading of its arrays raise.
-DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,4 @@
-"""The folder of a theory task: parts survive a kill, damage is noticed, another config is
-refused.
-"""
+"""The folder of a theory task: parts survive a kill, damage is mended, other configs refused."""
 
 import json
 
@@ -10,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sop_jax import config as configs
-from sop_jax import study
+from sop_jax import finished, study
 from sop_jax.errors import UserError
 
 
@@ -54,6 +52,26 @@ def test_a_killed_study_computes_only_what_is_missing(config, tmp_path, capsys):
     with study.opened(config, tmp_path / "run") as folder:
         assert folder is None
     assert "already finished" in capsys.readouterr().out
+
+
+def finish(config, workdir, calls):
+    with study.opened(config, workdir) as folder:
+        if folder is not None:
+            arrays = folder.part("squares", squares(calls))
+            folder.finish({"total": float(arrays["x"].sum())})
+
+
+def test_a_finished_study_with_damaged_files_is_mended(config, tmp_path):
+    """Also where the arrays are whole, but another study's, which part() cannot see."""
+    calls = []
+    finish(config, tmp_path, calls)
+    (tmp_path / "summary.json").unlink()
+    np.savez(tmp_path / "arrays" / "squares.npz", x=np.zeros(3), part_seconds=0.0)
+    finish(config, tmp_path, calls)
+    assert json.loads((tmp_path / "summary.json").read_text())["total"] == 5 and len(calls) == 2
+    assert finished.damaged(tmp_path) == []
+    finish(config, tmp_path, calls)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
