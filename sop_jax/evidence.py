@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
 
 def read_evidence(experiment: Experiment, state: TrainState) -> Evidence:
     """From the state alone. Every process of several calls this: they gather the rows together."""
-    index, method = experiment.dataset.train_rows, experiment.method
+    index, method = experiment.dataset.train_index, experiment.method
     label = experiment.dataset.train.labels[index]
     tracker, table = fetch((state.tracker, state.table))
     rows = jax.tree.map(np.asarray, values({name: leaf[index] for name, leaf in table.items()}))
@@ -58,6 +58,6 @@ def judge(
         data = experiment.dataset
         images = put(data.train.images, replicated(experiment.mesh))
         probs = experiment.predict(
-            evaluation_params(state), state.model_state, images, data.train_rows
+            evaluation_params(state), state.model_state, images, data.train_index
         )
     return find(evidence.label, evidence.margin, probs, evidence.noise), probs

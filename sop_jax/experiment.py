@@ -76,7 +76,7 @@ class Experiment:
     @property
     def steps_per_epoch(self) -> int:
         """Updates in one pass over the training rows."""
-        return pipeline.steps_per_epoch(len(self.dataset.train_rows), self.config.batch_size)
+        return pipeline.steps_per_epoch(len(self.dataset.train_index), self.config.batch_size)
 
     def init(self) -> TrainState:
         """The state before the first step."""
@@ -95,33 +95,38 @@ class Experiment:
         A plan of the method's own is made from the rows as they are when the epoch begins; the
         state keeps it, so that a run stopped inside the epoch goes on with it.
         """
-        rows, padded_index = self.dataset.train_rows, padded(len(self.dataset.train.labels))
+        trained, padded_index = self.dataset.train_index, padded(len(self.dataset.train.labels))
         usual = pipeline.epoch_plan(
-            rows, self.config.batch_size, self.config.seed, epoch, padded_index
+            trained, self.config.batch_size, self.config.seed, epoch, padded_index
         )
         if self.method.plan is None:
             return state, *usual
         if int(state.step) % self.steps_per_epoch:
             index = fetch(state.plan)
         else:
-            of_rows = {name: values(leaf[rows]) for name, leaf in fetch(state.table).items()}
-            rng = np.random.default_rng([self.config.seed, epoch])
-            positions = self.method.plan(rng, epoch, of_rows, fetch(state.shared))
-            shape = self.abstract.plan.shape
-            index = (
-                usual[1]
-                if positions is None
-                else pipeline.own_plan(positions, rows, shape, padded_index)
-            )
+            index = self._own_plan(state, epoch, padded_index)
+            index = usual[1] if index is None else index
             state = state._replace(plan=put(index, replicated(self.mesh)))
-        return state, pipeline.examples_of(index, padded_index, rows[0]), index
+        return state, pipeline.examples_of(index, padded_index, trained[0]), index
+
+    def _own_plan(self, state: TrainState, epoch: int, padded_index: int) -> np.ndarray | None:
+        """Table indices of the method's plan, made from the rows as they are now."""
+        trained = self.dataset.train_index
+        rows = {}
+        for name, leaf in fetch(state.table).items():
+            rows[name] = np.asarray(values(leaf[trained]))
+        rng = np.random.default_rng([self.config.seed, epoch])
+        positions = self.method.plan(rng, epoch, rows, fetch(state.shared))
+        if positions is None:
+            return None
+        return pipeline.own_plan(positions, trained, self.abstract.plan.shape, padded_index)
 
     def end_epoch(self, state: TrainState, resident: Resident) -> TrainState:
         """What the method does after an epoch's last step; the old state may be dead."""
         if self.training_pass is not None:
-            state = self.training_pass(state, resident, self.dataset.train_rows)
+            state = self.training_pass(state, resident, self.dataset.train_index)
         if self.epoch_end is not None:
-            index = put(self.dataset.train_rows, replicated(self.mesh))
+            index = put(self.dataset.train_index, replicated(self.mesh))
             state = self.epoch_end(state, resident.labels, index)
         return state
 
@@ -181,7 +186,7 @@ def _statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 def problem_of(config: ConfigDict, dataset: Dataset) -> Problem:
     """What the method may know of its data."""
-    num_examples = len(dataset.train_rows)
+    num_examples = len(dataset.train_index)
     injected = config.noise.kind not in ("none", "human")
     return Problem(
         num_classes=len(dataset.class_names),
@@ -207,7 +212,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     mean, std = _statistics(dataset)
 
     def sample():
-        return Sample(dataset.train.images[dataset.train_rows[:5000]], mean, std)
+        return Sample(dataset.train.images[dataset.train_index[:5000]], mean, std)
 
     model = models.from_config(config.model, num_classes, jnp.dtype(config.dtype), sample)
     network = method.network_transform(network_optimizer(config, per_epoch), per_epoch)

@@ -27,7 +27,7 @@ def check_sizes(config: ConfigDict, dataset: Dataset, views: Sequence[str], devi
       views: those of the method; cutout is cut out of strong ones alone.
       devices: how many a batch is split over.
     """
-    rows = len(dataset.train_rows)
+    rows = len(dataset.train_index)
     most = -(-rows // devices) * devices
     require(
         config.batch_size <= most,

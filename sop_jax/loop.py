@@ -264,7 +264,7 @@ def _epoch_record(
     config, method, num_rows = (
         experiment.config,
         experiment.method,
-        len(experiment.dataset.train_rows),
+        len(experiment.dataset.train_index),
     )
     sums = jax.tree.map(float, fetch(state.sums))
     predicted = sums.rows if method.plain_view else num_rows

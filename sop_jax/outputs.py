@@ -39,8 +39,8 @@ def write_labels(workdir: pathlib.Path, data: Dataset, true_label: np.ndarray | 
         "id": data.train.ids,
         "given_label": data.train.labels.astype(np.int32),
         "sha256": np.array(data.noise.sha256),
-        "train_rows": data.train_rows,
-        "validation_rows": data.validation_rows,
+        "train_rows": data.train_index,
+        "validation_rows": data.validation_index,
     }
     if true_label is not None:
         arrays["true_label"] = true_label.astype(np.int32)
@@ -64,7 +64,7 @@ def write_results(
       true_label: int32 [N], the true labels, where they are known.
       wall_seconds: of all sessions of the run.
     """
-    data, rows = experiment.dataset, experiment.dataset.train_rows
+    data, rows = experiment.dataset, experiment.dataset.train_index
     evidence = read_evidence(experiment, outcome.state)
     issues, probs = judge(experiment, outcome.state, evidence)
     if jax.process_index() != 0:
@@ -135,7 +135,7 @@ def _summary(
     labels, many = data.test.labels, experiment.num_classes > 5
     speed = float(np.median([record["images_per_second"] for record in history]))
     # A process that only made the outputs anew ran no step: then from the speed of the epochs.
-    step_images = len(data.train_rows) / experiment.steps_per_epoch
+    step_images = len(data.train_index) / experiment.steps_per_epoch
     return {
         "method": config.method.name,
         "dataset": data.name,

@@ -332,7 +332,7 @@ def test_an_epoch_of_a_method_that_uses_everything(probe, tmp_path):
     outcome = train(probe, probe.resident(), session, checkpoints, Nothing(), quiet=True)
     checkpoints.close()
     assert outcome.finished
-    state, rows = fetch(outcome.state._replace(key=())), probe.dataset.train_rows
+    state, rows = fetch(outcome.state._replace(key=())), probe.dataset.train_index
     assert len(rows) == 180
 
     # bfloat16 rows are numbers: 0.5 and, halved at the first end, 0.25; not the bits 16128

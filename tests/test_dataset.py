@@ -89,8 +89,8 @@ def test_clean_digits():
     np.testing.assert_array_equal(data.train.labels, true)
     assert data.noise.actual_rate == 0 and data.noise.kind == "none"
     np.testing.assert_array_equal(data.noise.transition, np.eye(10))
-    assert len(data.validation_rows) == 0
-    np.testing.assert_array_equal(data.train_rows, np.arange(1297))
+    assert len(data.validation_index) == 0
+    np.testing.assert_array_equal(data.train_index, np.arange(1297))
 
 
 def test_seeds():
@@ -102,7 +102,7 @@ def test_seeds():
     np.testing.assert_array_equal(base.train.ids, other.train.ids)
     assert base.noise.sha256 == same_noise.noise.sha256  # noise.seed stands in for seed ...
     # ... in the noise alone
-    np.testing.assert_array_equal(other.validation_rows, same_noise.validation_rows)
+    np.testing.assert_array_equal(other.validation_index, same_noise.validation_index)
     no_split, _ = load(configured(**fields | {"data.validation_fraction": 0.0}))
     np.testing.assert_array_equal(base.train.labels, no_split.train.labels)
 

@@ -45,8 +45,8 @@ class Dataset:
     train: Split  # labels are the GIVEN (noisy) ones; rows in the order of ids
     test: Split  # true test labels
     # Both int32, ascending positions, disjoint and together all N:
-    train_rows: np.ndarray  # what is trained on
-    validation_rows: np.ndarray  # what is held out
+    train_index: np.ndarray  # what is trained on
+    validation_index: np.ndarray  # what is held out
     class_names: tuple[str, ...]  # length K
     mean: np.ndarray  # float32 [C], of pixels / 255
     std: np.ndarray  # float32 [C]
@@ -108,15 +108,15 @@ def load_seeds(configs: list[ConfigDict]) -> tuple[list[Dataset], np.ndarray | N
     datasets = []
     for own in configs:
         labels, noise = _given_labels(own, raw, true_labels, label_set)
-        train_rows, validation_rows = _split_rows(limit, own.data.validation_fraction, own.seed)
-        check_several_classes(labels[train_rows], f"{raw.name}, rows to train on")
+        train_index, validation_index = _split_rows(limit, own.data.validation_fraction, own.seed)
+        check_several_classes(labels[train_index], f"{raw.name}, rows to train on")
         datasets.append(
             Dataset(
                 name=raw.name,
                 train=train._replace(labels=labels),
                 test=test,
-                train_rows=train_rows,
-                validation_rows=validation_rows,
+                train_index=train_index,
+                validation_index=validation_index,
                 class_names=raw.class_names,
                 mean=np.asarray(mean, np.float32),
                 std=np.asarray(std, np.float32),

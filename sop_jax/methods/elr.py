@@ -30,7 +30,7 @@ def clipped_softmax(logits: jax.Array) -> jax.Array:
 
 
 def moved_target(target: jax.Array, logits: jax.Array, momentum: float) -> jax.Array:
-    """momentum * t + (1 - momentum) * p of each example [B, K], without gradient (section 4.2).
+    """momentum * t + (1 - momentum) * p of each example [B, K], without gradient.
 
     Args:
       target: t [B, K], the moving averages so far; they start at 0. logits: [B, K].
@@ -42,7 +42,7 @@ def moved_target(target: jax.Array, logits: jax.Array, momentum: float) -> jax.A
 
 
 def elr_loss(logits: jax.Array, labels: jax.Array, target: jax.Array, weight: float) -> jax.Array:
-    """-log p_y + weight * log(1 - <p, t>) of each example [B] (paper, equation 6).
+    """-log p_y + weight * log(1 - <p, t>) of each example [B] (the paper's L_ELR).
 
     Args:
       logits: [B, K] float. labels: [B] int.

@@ -15,7 +15,7 @@ from sop_jax.methods.base import Method, Problem, of_example_loss
 
 
 def gce_loss(logits: jax.Array, labels: jax.Array, q: float) -> jax.Array:
-    """(1 - p_y^q) / q of each example [B] (paper, equation 6).
+    """(1 - p_y^q) / q of each example [B] (the paper's L_q).
 
     p^q is taken as exp(q log p), whose gradient is finite where p underflows.
 

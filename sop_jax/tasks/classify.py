@@ -77,12 +77,12 @@ class Evaluation:
             "test_accuracy": accuracy(self.test_probs(state), data.test.labels),
             "validation_accuracy": None,
         }
-        held_out = data.validation_rows
+        held_out = data.validation_index
         if len(held_out):
             probs = self._probs(state, self._images.train, held_out)
             record["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
         if self._true_label is not None:
-            true_label = self._true_label[data.train_rows]
+            true_label = self._true_label[data.train_index]
             evidence = read_evidence(self._experiment, state)
             record["train_accuracy_true"] = float(np.mean(evidence.prediction == true_label))
             wrong = true_label != evidence.label
@@ -93,7 +93,7 @@ class Evaluation:
 
     def _measure_collapse(self, state: TrainState) -> dict:
         data, params = self._experiment.dataset, evaluation_params(state)
-        index, true_label = data.train_rows, self._true_label
+        index, true_label = data.train_index, self._true_label
         features = self._experiment.features(params, state.model_state, self._images.train, index)
         weight, bias = jax.tree.map(np.asarray, self._experiment.classifier(params[0]))
         known = None if true_label is None else true_label[index]
@@ -222,8 +222,8 @@ def describe(config: ConfigDict, experiment: Experiment) -> str:
         text(config),
         f"seeds, one after the other: {seeds}",
         f"devices: {devices} x {jax.devices()[0].device_kind}",
-        f"training rows: {len(data.train_rows)} of {len(data.train.labels)} {shape} "
-        f"{data.train.images.dtype}, validation rows: {len(data.validation_rows)}, "
+        f"training rows: {len(data.train_index)} of {len(data.train.labels)} {shape} "
+        f"{data.train.images.dtype}, validation rows: {len(data.validation_index)}, "
         f"test: {len(data.test.labels)}, classes: {experiment.num_classes}",
         f"steps: {per_epoch} an epoch, {per_epoch * config.epochs} in all",
         f"parameters: {parameters:,}",
