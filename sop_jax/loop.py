@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
     state: TrainState
     history: list[dict]  # the records of metrics.jsonl
-    finished: bool  # False where SIGTERM ended it early
+    finished: bool  # False where SIGTERM came before its end
     compile_seconds: float  # of this process
     step_seconds: list[float]  # of every step of this process
 
@@ -49,7 +49,7 @@ def _sigterm_flag() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether SIGTERM has come; the old handler returns afterwards.
 
     Several processes agree on the dispatch to stop at: JAX listens for the signal and each asks at
-      every dispatch.
+    every dispatch.
     """
     seen = []
     if jax.process_count() > 1:
@@ -240,7 +240,7 @@ def train(
             last = epoch + 1 == config.epochs
             if best or terminated() or (epoch + 1) % config.checkpoint_every == 0 or last:
                 save(best)
-            if terminated() and not last:
+            if terminated():
                 return outcome(finished=False)
     return outcome(finished=True)
 

@@ -183,6 +183,18 @@ def test_sigterm_inside_an_epoch_saves_and_goes_on_exactly(whole, tmp_path, monk
     assert_same_end(whole, tmp_path)
 
 
+def test_sigterm_at_the_last_step_leaves_the_outputs_to_the_next_start(
+    whole, tmp_path, monkeypatch, capsys
+):
+    interrupt_at_step(monkeypatch, 18)
+    classify.run(tiny(), tmp_path)
+    assert "stopped by SIGTERM at step 18" in capsys.readouterr().out
+    assert not (tmp_path / "summary.json").exists()
+    monkeypatch.undo()
+    classify.run(tiny(), tmp_path)
+    assert_same_end(whole, tmp_path)
+
+
 def test_a_finished_run_says_so(whole, capsys):
     before = (whole / "metrics.jsonl").read_bytes()
     classify.run(tiny(), whole)
