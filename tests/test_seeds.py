@@ -88,9 +88,8 @@ def test_summary_holds_the_runs_and_their_mean_and_std(whole):
         values = [run[name] for run in runs]
         assert total["mean"][name] == pytest.approx(np.mean(values), rel=1e-12)
         assert total["std"][name] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
-    assert total["images_per_second"] == pytest.approx(
-        sum(run["images_per_second"] for run in runs)
-    )
+    speeds = [run["images_per_second"] for run in runs]
+    assert total["images_per_second"] == pytest.approx(np.mean(speeds))  # one after the other
 
 
 def test_a_number_that_one_seed_does_not_know_is_null(tmp_path):
@@ -106,9 +105,12 @@ def test_a_number_that_one_seed_does_not_know_is_null(tmp_path):
         "test_accuracy_per_class": [1.0],
         "best_epoch": 0,
     }
-    outputs.write_group_summary(
-        tmp_path, [run, run | {"seed": 1, "label_issue_auroc": None, "best_epoch": 1}]
-    )
+    other = run | {"seed": 1, "label_issue_auroc": None, "best_epoch": 1}
+    folders = [tmp_path / "seed_0", tmp_path / "seed_1"]
+    for folder, own in zip(folders, (run, other), strict=True):
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps(own))
+    outputs.write_group_summary(tmp_path, folders)
     assert summary(tmp_path)["mean"] == {
         "images_per_second": 1.0,
         "label_issue_auroc": None,
@@ -147,7 +149,7 @@ def test_stopped_inside_the_second_seed_and_gone_on_it_ends_the_same(
     classify.run(three(), tmp_path)
     assert "stopped by SIGTERM at step 8" in capsys.readouterr().out
     assert not (tmp_path / "summary.json").exists()
-    assert not (tmp_path / "seed_7").exists()
+    assert not (tmp_path / "seed_7" / "metrics.jsonl").exists()
     monkeypatch.undo()
     classify.run(three(), tmp_path)
     assert "resumed at step 8" in capsys.readouterr().out
