@@ -1,7 +1,17 @@
-"""Eight virtual CPU devices, and a strict JAX: no rank or dtype is promoted without saying so."""
+"""Eight virtual CPU devices, and a strict JAX: no rank or dtype is promoted without saying so.
 
+Programs that several tests need are compiled once a session, also over the workers of pytest-xdist:
+they share a cache, which goes with the session.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
+if "SOP_JAX_TEST_CACHE" not in os.environ:  # the workers inherit it
+    os.environ["SOP_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="sop_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["SOP_JAX_TEST_CACHE"], ignore_errors=True)
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
@@ -15,6 +25,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_compilation_cache_dir", os.environ["SOP_JAX_TEST_CACHE"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
