@@ -172,6 +172,7 @@ def recipe(epochs):
     return config
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_and_goes_on_exactly(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     classify.run(recipe(4), whole)

@@ -128,6 +128,7 @@ def test_same_config_and_seed_give_the_same_numbers(whole, tmp_path):
     assert_same_end(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_without_tracked_predictions_the_final_network_gives_them(whole, tmp_path):
     """The training is the same; the probabilities of the training rows, and the suggestions, are
     the last network's.
@@ -146,6 +147,7 @@ def test_without_tracked_predictions_the_final_network_gives_them(whole, tmp_pat
     assert len((tmp_path / "label_issues.csv").read_text().splitlines()) == 181
 
 
+@pytest.mark.slow
 def test_a_bfloat16_table_goes_on_exactly_from_its_checkpoint(tmp_path, monkeypatch, capsys):
     compact = {"method__v_dtype": "bfloat16", "epochs": 2}
     classify.run(tiny(**compact), tmp_path / "whole")

@@ -31,8 +31,8 @@ from sop_jax.state import (
 from sop_jax.step import make_step
 
 AUGMENT = Augment(1, False, "weak", 2, (0.3,), (0.4,))
-# without rows, with rows, with two views; the rest run the program of one of these
-FAST = ("ce", "sop", "sop_plus")
+# with rows, and with two views besides; the others are slow tests
+FAST = ("sop", "sop_plus")
 EVERY_METHOD = [
     pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in methods.names()
 ]
@@ -155,7 +155,7 @@ def run(
     return state, np.concatenate(losses or [[]]), (run_steps, resident, example, index)
 
 
-@pytest.mark.parametrize("name", ["sop", "sop_plus"])
+@pytest.mark.parametrize("name", ["sop", pytest.param("sop_plus", marks=pytest.mark.slow)])
 def test_an_epoch_of_row_updates_does_not_depend_on_the_batch_size(name):
     """The batch rule: with a frozen network u and v are the same for every B, padded last batches
     included.
@@ -186,6 +186,7 @@ def test_one_and_eight_devices_agree(name):
     chex.assert_trees_all_close(one.table, eight.table, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_METHOD)
 def test_twenty_steps_on_digits_agree_on_one_and_eight_devices(name):
     """Digits, B = 96, 20 steps, of which the 14th is padded: every loss equal to 1e-5 relative in

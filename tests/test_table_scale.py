@@ -6,9 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_bytes_follow_the_formula_and_the_program_does_not_grow(tmp_path):
     out = tmp_path / "scale.json"
     flags = "--rows=4000,1000,100000000 --num_classes=10 --batch_size=16 --steps=3 --devices=2"

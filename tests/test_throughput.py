@@ -35,6 +35,7 @@ def on_eight_devices(tmp_path_factory):
     return result
 
 
+@pytest.mark.slow
 def test_the_file_has_what_outside_callers_read(on_eight_devices):
     result = on_eight_devices
     assert set(result["images_per_second"]) == {"ce", "sop", "sop_plus"}
@@ -49,6 +50,7 @@ def test_the_file_has_what_outside_callers_read(on_eight_devices):
     )
 
 
+@pytest.mark.slow
 def test_gradients_travel_in_at_most_two_fused_all_reduces(on_eight_devices):
     params = jax.eval_shape(
         lambda: api.find("small_resnet", 10).init(jax.random.key(0), (8, 8, 3))
