@@ -52,6 +52,7 @@ def one_compilation(monkeypatch):
     monkeypatch.setattr(image_fit, "make", make_once)
 
 
+@pytest.mark.slow
 def test_images_end_to_end_and_a_killed_run_ends_the_same(
     config, one_compilation, tmp_path, monkeypatch
 ):

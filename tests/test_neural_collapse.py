@@ -44,6 +44,7 @@ def finished(config, folder):
     return summary
 
 
+@pytest.mark.slow
 def test_the_study_end_to_end(config, tmp_path, capsys):
     summary = finished(config, tmp_path)
     assert 0 <= summary["sop_noisy"]["wrong_at_given"]["last"] <= 1
