@@ -86,7 +86,6 @@ def make_config(method: str, flags: argparse.Namespace):
     config.batch_size, config.dtype = flags.batch_size, flags.dtype
     config.steps_per_dispatch = flags.steps_per_dispatch
     config.augment.strong = flags.strong
-    config.augment.cutout = min(config.augment.cutout, flags.image_size)
     check(config)
     return config
 

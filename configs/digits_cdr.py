@@ -15,8 +15,6 @@ def get_config():
     config.batch_size = 64
     config.noise.kind = "symmetric_exclusive"
     config.noise.rate = 0.4
-    config.augment.crop_padding = 1
-    config.augment.flip = False
     config.method.name = "cdr"
     config.method.noise_rate = 0.4  # known here
     return config

@@ -16,8 +16,6 @@ def get_config():
     config.batch_size = 64
     config.noise.kind = "symmetric_exclusive"  # 40 % of the labels are wrong
     config.noise.rate = 0.4
-    config.augment.crop_padding = 1
-    config.augment.flip = False
     config.method.name = "ce"
     config.optimizer.learning_rate = 0.005  # the best of 0.005, 0.02 and 0.08 by last test accuracy
     return config

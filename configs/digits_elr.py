@@ -16,8 +16,6 @@ def get_config():
     config.batch_size = 64
     config.noise.kind = "symmetric_exclusive"
     config.noise.rate = 0.4
-    config.augment.crop_padding = 1
-    config.augment.flip = False
     config.method.name = "elr"
     config.method.momentum = 0.7
     config.method.weight = 3.0

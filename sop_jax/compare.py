@@ -15,8 +15,9 @@ from sop_jax.config import OPEN_GROUPS, default, flatten
 from sop_jax.errors import UserError
 from sop_jax.exit_status import exit_status
 from sop_jax.files import write_json
+from sop_jax.general import FITTED
 from sop_jax.run_folder import group_folders, number, read_config_and_summary
-from sop_jax.settings import CHOICES, RENAMED, choose, complete, described
+from sop_jax.settings import CHOICES, RENAMED, choose, complete, described, idle
 
 METRICS = {  # summary.json -> column heading
     "test_accuracy_last": "test_accuracy_last",
@@ -146,27 +147,29 @@ def _completed(saved: Setting) -> Setting:
     """A saved configuration as today's code would write it.
 
     Fields that it lacks stand at their defaults, those renamed since under their new names. A field
-    of another method, network or optimiser says nothing and is left out, and one whose default is
-    published for the data and the noise stays absent. Configurations of other tasks, and of choices
+    of another method, network or optimiser says nothing and is left out, as does a field of a view
+    that no method asks for; one whose default follows from the data or the noise stays absent.
+    Configurations of other tasks, and of choices
     that are unknown today, stay as they are.
     """
     if saved.get("task", "classify") != "classify":
         return saved
     chosen = {choice.field: saved[choice.field] for choice in CHOICES if choice.field in saved}
     try:
-        fields = described(complete(choose(default(), chosen)[0]))
+        config = complete(choose(default(), chosen)[0])
     except UserError:
         return saved
+    fields, without = described(config), idle(config)
     setting = {}
     for name, field in fields.items():
-        if field.default is not None or not name.startswith(OPEN):
+        if field.default is not None or not (name.startswith(OPEN) or name in FITTED):
             value = field.default
             setting[name] = list(value) if isinstance(value, tuple) else value  # as JSON has it
     for name, value in saved.items():
         new = RENAMED.get(name, name)
         if new in fields or not new.startswith(OPEN):
             setting[new] = value
-    return setting
+    return {name: value for name, value in setting.items() if name not in without}
 
 
 def _fill_absent(settings: list[Setting]) -> None:

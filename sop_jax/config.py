@@ -161,7 +161,7 @@ def _rules(config: ConfigDict) -> list[tuple[str, bool, str]]:
         ),
         (
             "augment.alternating_flip",
-            config.augment.flip or not config.augment.alternating_flip,
+            config.augment.flip is not False or not config.augment.alternating_flip,
             "it says when to flip, so it needs augment.flip=true",
         ),
         ("optimizer.ema", config.optimizer.ema < 1, "it must lie in [0, 1)"),

@@ -51,20 +51,25 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         classifier = SOPClassifier(epochs=60).fit(images, labels)
         pandas.DataFrame(classifier.label_issues()).head(20)
 
-    Every parameter sets a field of the config, with its default (`sop_jax.general.FIELDS`). The
-    same seed gives the same predictions (on a GPU up to rounding). Source of the default method:
-    SOP, Liu et al., ICML 2022.
+    Every parameter sets a field of the config, with its default (`sop_jax.general.FIELDS`), so that
+    with none given this is the run of configs/own_data.py, number for number. The same seed gives
+    the same predictions (on a GPU up to rounding). Source of the default method: SOP, Liu et al.,
+    ICML 2022.
 
     Args:
       method: 'sop', 'ce' and the like, a module of `sop_jax.methods`.
       method_options: fields of the method by name, such as {"gamma": 2} for 'focal'; the others
         keep their defaults. `python -m sop_jax.main --help` lists them.
-      epochs, batch_size: a batch must split evenly over the devices and be no larger than the data.
+      epochs: passes over the images.
+      batch_size: splits evenly over the devices and is no larger than the data; None: 128, less
+        where an epoch had fewer than 25 steps.
       learning_rate: of the network.
       model: network, a key of `sop_jax.models.api.NETWORKS`.
       model_options: fields of the network by name, such as {"width": 32} for 'small_resnet'.
-      crop_padding, flip: augmentation; switch flip off where a mirrored image means something else
-        (digits, text).
+      crop_padding: pixels of zeros around an image before a random crop; None: an eighth of its
+        shorter side.
+      flip: whether images are mirrored at random; None: colour images are, grey ones (digits, text,
+        scans) are not, since there a mirrored one can mean something else.
       seed: initialisation, order of the examples, augmentation.
       verbose: whether each epoch prints a line.
 
@@ -79,12 +84,12 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         method: str = "sop",
         method_options: Mapping[str, Any] | None = None,
         epochs: int = 60,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         learning_rate: float = 0.02,
         model: str = "small_resnet",
         model_options: Mapping[str, Any] | None = None,
-        crop_padding: int = 4,
-        flip: bool = True,
+        crop_padding: int | None = None,
+        flip: bool | None = None,
         seed: int = 0,
         verbose: bool = False,
     ):
@@ -122,8 +127,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
             )
         classes = arrays.find_classes(labels)
         label = arrays.encode(labels, classes)
-        config = self._config(images.shape[1:])
-        if config.batch_size > len(images):
+        config = self._config()
+        if config.batch_size is not None and config.batch_size > len(images):
             raise UserError(
                 f"batch_size={config.batch_size} exceeds the {len(images)} images; lower batch_size"
             )
@@ -208,7 +213,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         state = super().__getstate__()
         return state | {"_predict": None} if "_predict" in state else state
 
-    def _config(self, image_shape: tuple[int, int, int]) -> ConfigDict:
+    def _config(self) -> ConfigDict:
         config = default()
         for parameter, field in _FIELDS.items():
             _set(config, field, parameter, getattr(self, parameter))
@@ -216,10 +221,6 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
             options = getattr(self, f"{group}_options")
             for name, value in _checked_options(f"{group}_options", options).items():
                 config[group][name] = value
-        height, width, channels = image_shape
-        # its policy is one for colours
-        config.augment.strong = "autoaugment" if channels == 3 else "weak"
-        config.augment.cutout = min(height, width) // 2  # 16 of 32 pixels, as published
         # nobody can resume from a folder that goes with the call
         config.checkpoint_every = config.epochs
         check(config)
@@ -277,6 +278,8 @@ def _set(config: ConfigDict, field: str, parameter: str, value: object) -> None:
     value = _plain(value)
     group, name = group_of(config, field)
     kind = group.get_type(name)
+    if value is None and group[name] is None:
+        return
     if type(value) not in ((float, int) if kind is float else (kind,)):
         raise UserError(
             f"{parameter}={value!r} is of type {type(value).__name__}; it must be {kind.__name__}"

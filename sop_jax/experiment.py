@@ -20,6 +20,7 @@ from sop_jax.evaluate import (
     make_predict,
     make_training_pass,
 )
+from sop_jax.fitting import fit
 from sop_jax.limits import check_memory, check_sizes, size
 from sop_jax.mesh import check_batch_size, fetch, put, replicated
 from sop_jax.methods.base import Method, Problem
@@ -35,7 +36,7 @@ from sop_jax.programs import (
     repeated,
     step_from_plan,
 )
-from sop_jax.settings import complete
+from sop_jax.settings import complete, idle
 from sop_jax.state import Resident, TrainState, init_state, state_shardings
 from sop_jax.step import EpochEnd, make_epoch_end, make_step
 from sop_jax.table import padded, values
@@ -139,12 +140,13 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
     """Fills the fields that depend on the data or the machine.
 
     Returns:
-      The resolved copy, and a note for each choice made of the method's.
+      The resolved copy, and notes on what was chosen for the data, and by the method.
 
     Raises:
-      UserError: a field that cannot be on this machine, or that the method refuses.
+      UserError: a field that cannot be on this machine or with this data, or that the method
+        refuses.
     """
-    config, notes = complete(config), []
+    config = complete(config)
     platform = jax.default_backend()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
@@ -155,6 +157,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
             f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a "
             "convolution inside a loop about 40 times slower; set it to 1, or 0 to choose"
         )
+    notes = fit(config, dataset, len(jax.devices()), idle(config))
     problem = problem_of(config, dataset)
     published = methods.from_config(config.method, problem).defaults(problem)
     for name, value in published.items():
@@ -162,7 +165,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
             config.method[name] = value
             notes.append(
                 f"method.{name} = {value} (the method's default for {problem.num_classes} classes, "
-                f"noise.kind={problem.noise_kind!r})"
+                f"noise.kind={problem.noise_kind!r}, {problem.epochs} epochs)"
             )
     return config, notes
 

@@ -47,7 +47,13 @@ FIELDS = BASE + (
         Bounds(1, 1000),
     ),
     Field("epochs", int, 60, "passes over the training rows", COUNT),
-    Field("batch_size", int, 128, "global batch, over all devices", COUNT),
+    Field(
+        "batch_size",
+        int,
+        None,
+        "global batch, over all devices; unset: 128, less where an epoch had few steps",
+        COUNT,
+    ),
     Field(
         "dtype",
         str,
@@ -131,8 +137,14 @@ FIELDS = BASE + (
         "set of human labels: aggregate, worst, random1..3, noisy, or a key of the file",
     ),
     Field("noise.seed", int, None, "unset: config.seed", SEED),
-    Field("augment.crop_padding", int, 4, "zero padding in pixels before the random crop", PIXELS),
-    Field("augment.flip", bool, True, "random horizontal flip"),
+    Field(
+        "augment.crop_padding",
+        int,
+        None,
+        "zero padding in pixels before the random crop; unset: an eighth of the shorter side",
+        PIXELS,
+    ),
+    Field("augment.flip", bool, None, "random horizontal flip; unset: of colour images, not grey"),
     Field(
         "augment.alternating_flip",
         bool,
@@ -142,15 +154,17 @@ FIELDS = BASE + (
     Field(
         "augment.strong",
         str,
-        "autoaugment",
-        "the strong view: the CIFAR-10 policy, or crop and flip as in the weak one",
+        None,
+        "the strong view: the CIFAR-10 policy, or crop and flip as in the weak one; unset: "
+        "autoaugment for colour images, weak for grey",
         choices=("autoaugment", "weak"),
     ),
     Field(
         "augment.cutout",
         int,
-        16,
-        "side in pixels of the square zeroed in the strong view, 0 for none",
+        None,
+        "side in pixels of the square zeroed in the strong view, 0 for none; unset: half of the "
+        "shorter side",
         PIXELS,
     ),
     Field("model.name", str, "small_resnet", "network; each has fields of its own"),
@@ -177,4 +191,12 @@ FIELDS = BASE + (
     Field("distributed.coordinator", str, None, "several processes: host:port of process 0"),
     Field("distributed.num_processes", int, None, "how many; clusters say it themselves", COUNT),
     Field("distributed.process_id", int, None, "number of this one, from 0", Bounds(0, 2**31 - 1)),
+)
+# Unset, they are chosen from the data, see `fitting`.
+FITTED = (
+    "batch_size",
+    "augment.crop_padding",
+    "augment.flip",
+    "augment.strong",
+    "augment.cutout",
 )

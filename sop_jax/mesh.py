@@ -74,8 +74,12 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises UserError unless the global batch splits evenly over the devices."""
     devices = mesh.devices.size
     if batch_size % devices:
-        nearest = max(devices, devices * round(batch_size / devices))
         raise UserError(
             f"batch_size={batch_size} is not divisible by the {devices} devices; "
-            f"set --config.batch_size={nearest}"
+            f"set --config.batch_size={nearest_batch_size(batch_size, devices)}"
         )
+
+
+def nearest_batch_size(batch_size: int, devices: int) -> int:
+    """The multiple of the devices, at least one each, that is nearest to a global batch size."""
+    return devices * max(1, round(batch_size / devices))

@@ -148,14 +148,23 @@ def text(config: ConfigDict) -> str:
     return "\n".join(lines)
 
 
+def idle(config: ConfigDict) -> set[str]:
+    """Fields of a complete config that the run does not use: a strong view that no method asks for.
+
+    Their values are without influence on any number.
+    """
+    views = methods.from_config(config.method, Problem(num_classes=10)).views
+    return set() if "strong" in views else {"augment.strong", "augment.cutout"}
+
+
 def changed_fields(saved: Mapping, config: ConfigDict, requested: ConfigDict) -> list[str]:
     """Fields in which `config` departs from a run's saved config, but for those that may differ.
 
     These may, when a run is resumed: data.dir, the cadences, the place of the cache, steps per
-    dispatch, the processes, a `dtype` left to the device, and a larger `epochs`, but for schedules
-    whose earlier rates depend on the length. A field that the saved config is too old to have
-    stands at its default, which keeps the older numbers; one that it has and the run does not, of
-    another method or of older days, says nothing.
+    dispatch, the processes, a `dtype` left to the device, what is `idle`, and a larger `epochs`,
+    but for schedules whose earlier rates depend on the length. A field that the saved config is too
+    old to have stands at its default, which keeps the older numbers; one that it has and the run
+    does not, of another method or of older days, says nothing.
 
     Args:
       saved: contents of config.json.
@@ -168,6 +177,7 @@ def changed_fields(saved: Mapping, config: ConfigDict, requested: ConfigDict) ->
         "checkpoint_every",
         "compilation_cache",
         "steps_per_dispatch",
+        *idle(config),
     }
     reasons, schedule = {}, config.optimizer.schedule
     if schedule in schedules.OF_THE_LENGTH:

@@ -22,6 +22,7 @@ from sop_jax.config import differences
 from sop_jax.errors import UserError
 from sop_jax.files import read_arrays, write_arrays, write_bytes, write_json
 from sop_jax.finished import mark
+from sop_jax.general import FITTED
 from sop_jax.lock import locked
 from sop_jax.workdir import Session
 
@@ -111,7 +112,7 @@ def opened(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Study | None]:
         return [
             f"{name} (was {old!r}, now {new!r})"
             for name, old, new in differences(saved, config, ConfigDict())
-            if name != "compilation_cache"
+            if name != "compilation_cache" and not (new is None and name in FITTED)
         ]
 
     with locked(workdir):

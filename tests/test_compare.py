@@ -172,6 +172,28 @@ def test_a_published_value_that_an_old_run_does_not_name_is_no_difference(tmp_pa
     assert group["seeds"] == [0, 1]
 
 
+def test_what_the_data_decide_and_what_no_view_shows_is_no_difference(tmp_path):
+    """Runs too old to name it, and digits runs from when their idle strong view was CIFAR's."""
+    chosen = {"crop_padding": 1, "flip": False}
+    strong, weak = {"strong": "autoaugment", "cutout": 16}, {"strong": "weak", "cutout": 4}
+    runs = [
+        _write(tmp_path, "oldest", {"seed": 0}),
+        _write(tmp_path, "old", {"seed": 1, "augment": chosen | strong}),
+        _write(tmp_path, "new", {"seed": 2, "augment": chosen | weak}),
+    ]
+    (group,), _ = compare.compare(runs)
+    assert group["seeds"] == [0, 1, 2]
+    runs = [
+        _write(tmp_path, view["strong"], {"method.name": "sop_plus", "augment": chosen | view})
+        for view in (strong, weak)
+    ]
+    groups, _ = compare.compare(runs)
+    assert [group["differs"] for group in groups] == [
+        {"augment.strong": view["strong"], "augment.cutout": view["cutout"]}
+        for view in (strong, weak)
+    ]
+
+
 def test_a_limit_that_only_one_run_has_is_a_difference(tmp_path):
     runs = [
         _write(tmp_path, "old", {"seed": 0}),

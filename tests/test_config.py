@@ -129,6 +129,10 @@ def test_each_check_names_the_field(fields, message):
         configs.check(changed(**fields))
 
 
+def test_flips_may_alternate_where_the_data_decide_on_flips():
+    configs.check(changed(augment__alternating_flip=True))  # `fitting` knows the data
+
+
 def test_fields_are_those_of_the_default():
     config = configs.default()
     config.epoch = 3

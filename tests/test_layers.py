@@ -36,6 +36,7 @@ ARROW = (
     "optimizer",
     "settings",
     "limits",
+    "fitting",
     "state",
     "step",
     "programs",

@@ -121,6 +121,7 @@ def test_mistakes_on_the_command_line(fails, flag, words):
         (["--config.data.validation_fraction=0.001"], ["holds out none"]),
         (["--config.data.validation_fraction=0.999"], ["leaves no training rows"]),
         (["--config.steps_per_dispatch=8"], ["config.steps_per_dispatch=8", "CPU"]),
+        (["--config.augment.alternating_flip"], ["alternating_flip=True", "grey images"]),
         (
             ["--config.batch_size=60"],
             ["batch_size=60", "not divisible by the 8 devices", "--config.batch_size=64"],
@@ -307,6 +308,10 @@ def test_dry_run_needs_no_workdir_and_writes_nothing(run, tmp_path, capfd):
     status, _, out = run("--dry_run")
     assert status == 0 and "memory a device" in out and "table u: (256, 1)" in out
     assert "method.learning_rate_u = 20.0  # of u" in out
+    note = (
+        "augment.crop_padding = 1, augment.flip = False (chosen for 100 training rows of 8x8 grey"
+    )
+    assert note in out and "augment.flip = False  # random" in out
     assert "seeds, one after the other: 0, 1" in run("--dry_run", "--config.num_seeds=2")[2]
     assert main.main(["main", CONFIG, *SMALL, "--dry_run"]) == 0
     assert "nothing was trained or written" in capfd.readouterr().out

@@ -5,11 +5,13 @@ import pathlib
 
 import pytest
 from test_config import FILES, changed
+from test_fitting import CIFAR, DIGITS, made_up
 
 from sop_jax import methods, settings
 from sop_jax.command_line import load_file
 from sop_jax.config import default, flatten, group_of
 from sop_jax.errors import UserError
+from sop_jax.experiment import resolve
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # config.json of digits_sop.py as written when every method's fields stood in every config
@@ -184,8 +186,7 @@ def old_run(**fields):
     asked.update(epochs=6, compilation_cache="off")
     for name, value in fields.items():
         asked.method[name] = value
-    resolved = settings.complete(asked)
-    resolved.update(dtype="float32", steps_per_dispatch=1)
+    resolved, _ = resolve(asked, made_up(*DIGITS))
     return resolved, asked
 
 
@@ -197,6 +198,55 @@ def test_a_folder_with_the_fields_of_every_method_goes_on():
     assert settings.changed_fields(OLD, resolved, asked) == [
         "method.learning_rate_u (was 20.0, now 3.0)"
     ]
+
+
+def before_the_data_decided(**fields):
+    """config.json of a run of `default()` from when these were its fixed values."""
+    fixed = {"batch_size": 128, "dtype": "float32", "steps_per_dispatch": 1}
+    fixed |= {"augment__crop_padding": 4, "augment__flip": True}
+    fixed |= {"augment__strong": "autoaugment", "augment__cutout": 16}
+    rates = {"method__learning_rate_u": 10.0, "method__learning_rate_v": 10.0}
+    saved = settings.complete(changed(epochs=120, **{**fixed, **rates, **fields}))
+    return json.loads(json.dumps(saved.to_dict()))
+
+
+@pytest.mark.parametrize("method", ["sop", "sop_plus"])
+def test_a_folder_from_before_the_data_decided_goes_on_where_they_decide_alike(method):
+    asked = changed(epochs=120, method__name=method)
+    resolved, _ = resolve(asked, made_up(*CIFAR))
+    saved = before_the_data_decided(method__name=method)
+    assert settings.changed_fields(saved, resolved, asked) == []
+
+
+def test_where_the_data_decide_otherwise_it_is_a_difference_like_a_published_rate():
+    asked = changed(epochs=60)
+    resolved, _ = resolve(asked, made_up(*DIGITS))
+    saved = before_the_data_decided() | {"epochs": 60}
+    assert set(settings.changed_fields(saved, resolved, asked)) == {
+        "batch_size (was 128, now 32)",
+        "augment.crop_padding (was 4, now 1)",
+        "augment.flip (was True, now False)",
+        "method.learning_rate_u (was 10.0, now 20.09)",
+        "method.learning_rate_v (was 10.0, now 20.09)",
+    }
+    asked.update(batch_size=128)  # the cure that the line names
+    asked.augment.update(crop_padding=4, flip=True)
+    asked.method.update(learning_rate_u=10.0, learning_rate_v=10.0)
+    resolved, _ = resolve(asked, made_up(*DIGITS))
+    assert settings.changed_fields(saved, resolved, asked) == []
+
+
+def test_a_view_that_the_method_has_is_compared():
+    asked = changed(epochs=120, method__name="sop_plus")
+    resolved, _ = resolve(asked, made_up(50_000, 32, 32, 1))
+    saved = before_the_data_decided(method__name="sop_plus", augment__cutout=8)
+    assert settings.idle(resolved) == set()
+    assert set(settings.changed_fields(saved, resolved, asked)) == {
+        "augment.flip (was True, now False)",
+        "augment.strong (was 'autoaugment', now 'weak')",
+        "augment.cutout (was 8, now 16)",
+    }
+    assert settings.idle(settings.complete(default())) == {"augment.strong", "augment.cutout"}
 
 
 def test_a_field_of_another_name_is_recognised():

@@ -248,6 +248,51 @@ def test_rates_not_given_are_the_published_ones_and_others_stay():
     assert official.row_learning_rates == {"u": 0.1, "v": 3.0}
 
 
+@settings(deadline=None)
+@given(st.integers(2, 1000), st.floats(1e-15, 1e-2))
+def test_with_the_rate_of_the_length_v_is_at_1_after_its_share(epochs, std):
+    """Counted out epoch by epoch; a run too short for that has the largest rate."""
+    rate = sop.rate_of_length(epochs, std)
+    assert 0 < rate <= sop.LARGEST_RATE
+    v, needed = std, 0
+    while v < 1 and needed < epochs:
+        v, needed = v * (1 + 4 * rate / 128), needed + 1
+    if rate < sop.LARGEST_RATE:
+        assert v >= 1 and abs(needed - sop.SATURATION * epochs) < 1.1
+    else:
+        assert needed >= sop.SATURATION * epochs - 1
+
+
+def test_the_rate_of_the_length_by_hand():
+    rates = {60: 20.09, 107: 10.06, 108: 9.95, 2: 100.0, 20: 100.0, 1: 10.0}
+    assert {epochs: sop.rate_of_length(epochs, 1e-8) for epochs in rates} == rates
+    assert sop.rate_of_length(60, 0.0) == 100.0  # would never arrive
+    assert sop.rate_of_length(60, 1.0) == 0.0  # is there already
+    assert sop.default_learning_rates(Problem(10, epochs=60), "paper", 1.0) == (10.0, 10.0)
+
+
+def test_unset_rates_are_raised_on_few_epochs():
+    def rates(epochs, num_classes=10, kind="none", variant="paper"):
+        problem = Problem(num_classes, noise_kind=kind, epochs=epochs)
+        method = methods.find("sop_plus")(problem, variant=variant)
+        assert tuple(method.defaults(problem).values()) == tuple(method.row_learning_rates.values())
+        return tuple(method.row_learning_rates.values())
+
+    for epochs in (120, 150, 300):  # as published
+        for num_classes in (10, 100):
+            for kind in ("symmetric", "asymmetric"):
+                for variant in sop.VARIANTS:
+                    published = sop.published_learning_rates(
+                        num_classes, kind == "asymmetric", variant
+                    )
+                    assert rates(epochs, num_classes, kind, variant) == published
+    assert rates(60) == (20.09, 20.09)
+    assert rates(60, kind="pairflip") == (20.09, 100.0)
+    # of 100 classes u's rate is a tenth of v's, and stays so: 1/p_y is larger there
+    assert rates(60, 100) == pytest.approx((2.009, 20.09))
+    assert rates(2) == (100.0, 100.0)
+
+
 def grown(dtype, rate, num_rows=256, epochs=60):
     """|v| [epochs, num_rows] on the predicted class of contradicted examples.
 
@@ -284,3 +329,9 @@ def test_a_bfloat16_v_grows_as_a_float32_one():
     wide, narrow = grown("float32", 10.0), grown("bfloat16", 10.0)
     factor = 1 + 4 * 10 / 128
     assert np.abs(np.log(narrow / wide) / np.log(factor)).max() < 0.25
+
+
+def test_v_of_the_real_loss_arrives_with_the_rate_of_the_length():
+    history = grown("float32", sop.rate_of_length(60, 1e-8))[:, 0]  # starts from 1e-8 exactly
+    arrived = 1 + np.argmax(history > 0.5)  # on the way from 1/2 to 1 the gradient fades
+    assert abs(arrived - 0.63 * 60) <= 1 and history[-1] == 1

@@ -113,3 +113,21 @@ def test_another_config_or_a_folder_in_use_is_refused(config, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"), study.opened(config, tmp_path):
         pass
+
+
+def test_a_study_from_before_the_data_decided_is_recognised(tmp_path):
+    """The main task's fields stand in a study's config too, where they are not resolved."""
+
+    def with_batch(size):
+        config = configs.default()
+        config.update(task="neural_collapse", batch_size=size)
+        return config
+
+    finish(with_batch(128), tmp_path, [])
+    with study.opened(with_batch(None), tmp_path) as folder:
+        assert folder is None
+    with (
+        pytest.raises(UserError, match="batch_size .was 128, now 64."),
+        study.opened(with_batch(64), tmp_path),
+    ):
+        pass

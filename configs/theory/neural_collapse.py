@@ -29,7 +29,6 @@ def get_config():
     config.checkpoint_every = 50
     config.batch_size = 64
     config.augment.crop_padding = 0
-    config.augment.flip = False
     # with silu NC1 fell 2.5-fold where it fell 21-fold (rate .2, decay 5e-4)
     config.model.activation = "relu"
     config.optimizer.learning_rate = 0.1

@@ -160,7 +160,7 @@ class Diagnostics(Protocol):
 
 class Defaults(Protocol):
     def __call__(self, problem: Problem) -> dict[str, Any]:
-        """The published values of those of the method's own fields whose default is None."""
+        """Values, published for the problem, of the method's own fields whose default is None."""
 
 
 def no_rows(key: jax.Array, labels: jax.Array) -> Rows:

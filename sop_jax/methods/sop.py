@@ -14,6 +14,7 @@ grow it on every example, clean or not), and the one-hot prediction in the squar
 none to the network.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,9 @@ from sop_jax.methods.base import (
 
 EPS = 1e-4  # floor of the corrected prediction (published code)
 VARIANTS = ("paper", "official")
+PUBLISHED_RATE = 10.0  # of v where the noise is symmetric
+LARGEST_RATE = 100.0  # of all that are published
+SATURATION = 0.63  # share of the epochs after which v may have reached 1
 stop = jax.lax.stop_gradient
 
 
@@ -240,6 +244,41 @@ def published_learning_rates(
     return 1.0, 10.0
 
 
+def rate_of_length(epochs: int, init_std: float) -> float:
+    """The rate, at a batch of 128, with which v reaches 1 after SATURATION of a run's epochs.
+
+    An entry of v whose class the network predicts against the label has the gradient -4v while it
+    is small, (1 - v*v)^2 differentiated, so that an epoch multiplies it by 1 + 4*rate/128. From
+    init_std it is at 1 after -ln(init_std) / ln(1 + rate/32) epochs; set to SATURATION * epochs and
+    solved for the rate that is 32 * (exp(-ln(init_std) / (SATURATION * epochs)) - 1): 20.09 at 60
+    epochs from 1e-8, and below the published 10 from 108 on.
+
+    Args:
+      epochs: of the run, at least 1.
+      init_std: where u and v start.
+
+    Returns:
+      At most LARGEST_RATE, which shorter runs get (20 epochs and less from 1e-8), to four digits;
+      PUBLISHED_RATE for one epoch, in which nothing grows and which stands for an unknown length.
+    """
+    if epochs == 1:
+        return PUBLISHED_RATE
+    way = -math.log(init_std) if init_std > 0 else math.inf
+    growth = min(way / (SATURATION * epochs), math.log1p(LARGEST_RATE / 32))
+    return float(f"{32 * math.expm1(growth):.4g}")
+
+
+def default_learning_rates(problem: Problem, variant: str, init_std: float) -> tuple[float, float]:
+    """(lr_u, lr_v) at B = 128: the published ones, raised where the run is short.
+
+    v's is at least `rate_of_length`; u's is raised in the ratio of that to PUBLISHED_RATE, so that
+    the published ratio of both, which depends on the classes, is kept.
+    """
+    rate_u, rate_v = published_learning_rates(problem.num_classes, problem.asymmetric, variant)
+    rate = max(PUBLISHED_RATE, rate_of_length(problem.epochs, init_std))
+    return rate_u * rate / PUBLISHED_RATE, max(rate_v, rate)
+
+
 def make(
     problem: Problem,
     *,
@@ -254,21 +293,21 @@ def make(
 
     Args:
       variant: Algorithm 1 with projection, or the published code
-      learning_rate_u: of u, at a batch of 128; unset: published for the data and noise
-      learning_rate_v: of v, at a batch of 128; unset: published for the data and noise
+      learning_rate_u: of u, at a batch of 128; unset: as published, more on few epochs
+      learning_rate_v: of v, at a batch of 128; unset: as published, more on few epochs
       mse_weight: weight of the squared-error term
       init_std: standard deviation of the initial u and v
       v_dtype: how v is stored; bfloat16 takes half the memory
     """
 
     def defaults(problem: Problem) -> dict[str, Any]:
-        rates = published_learning_rates(problem.num_classes, problem.asymmetric, variant)
+        rates = default_learning_rates(problem, variant, init_std)
         return {"learning_rate_u": rates[0], "learning_rate_v": rates[1]}
 
-    published = defaults(problem)
+    unset = defaults(problem)
     rates = {
-        "u": published["learning_rate_u"] if learning_rate_u is None else learning_rate_u,
-        "v": published["learning_rate_v"] if learning_rate_v is None else learning_rate_v,
+        "u": unset["learning_rate_u"] if learning_rate_u is None else learning_rate_u,
+        "v": unset["learning_rate_v"] if learning_rate_v is None else learning_rate_v,
     }
 
     def loss(forward, batch, rows, shared, clock, key):

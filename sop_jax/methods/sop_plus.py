@@ -26,8 +26,8 @@ def make(
 
     Args:
       variant: Algorithm 1 with projection, or the published code
-      learning_rate_u: of u, at a batch of 128; unset: published for the data and noise
-      learning_rate_v: of v, at a batch of 128; unset: published for the data and noise
+      learning_rate_u: of u, at a batch of 128; unset: as published, more on few epochs
+      learning_rate_v: of v, at a batch of 128; unset: as published, more on few epochs
       mse_weight: weight of the squared-error term
       consistency_weight: lambda_C, of the distance between the predictions of both views
       balance_weight: lambda_B, of the distance of the mean prediction from the uniform one
