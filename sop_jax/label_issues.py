@@ -1,4 +1,4 @@
-"""From what training left in the rows to a ranked list of wrong labels.
+"""From what training left in the rows to a verdict: a ranked list, a rate, and how sure both are.
 
 True labels are used by `summarise` and `write_csv` alone.
 """
@@ -7,64 +7,162 @@ import csv
 import io
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, log_softmax, softmax
 
+from sop_jax.doubts import warnings
 from sop_jax.files import write_bytes
+from sop_jax.neighbours import NEIGHBOURS, votes
+from sop_jax.noise_model import (
+    fit,
+    fit_own,
+    log_posterior,
+    log_posterior_of_own,
+    odds_of_given,
+    pull_for,
+)
 
-CSV_COLUMNS = ("id", "given_label", "predicted_label", "label_quality", "is_label_issue")
+CSV_COLUMNS = (
+    "id",
+    "given_label",
+    "predicted_label",
+    "label_quality",
+    "is_label_issue",
+    "suggestion_confidence",
+    "apply_suggestion",
+)
+# A suggestion is taken unseen from this probability on: on photographs a network sees badly, two in
+# three of such suggestions are right, and fewer of the labels they replace.
+SAFE = 0.9
+MOST_ROWS = 50_000  # that models are fitted to; more are read with the same models
+_CHUNK = 50_000  # rows read at a time
+HELD_OUT, NEIGHBOUR = "held-out networks", "neighbours"
 # What a spreadsheet takes for the start of a formula (OWASP, "CSV Injection"), full width as well.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 
 
 class LabelIssues(NamedTuple):
-    """The verdict on every training label, in row order."""
+    """What is said of every training label, in row order."""
 
-    quality: np.ndarray  # float [n], 0 bad .. 1 good
-    suggested_label: np.ndarray  # int32 [n]; where not flagged, the model's own best
-    is_issue: np.ndarray  # bool [n]
-
-
-def quality(label: np.ndarray, margin: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Quality [n] of every label, 0 bad .. 1 good, without any true one.
-
-    It is sigmoid(margin - (U + V) / 2), where U is the noise that the method puts on the given
-    label and V the most that it puts elsewhere, both in [0, 1]: the running margin ranks, the noise
-    model corrects it. The arguments are those of `find`.
-    """
-    on_given = noise[np.arange(len(label)), label]
-    return expit(margin - (on_given - noise.min(axis=1)) / 2)
+    quality: np.ndarray  # float [n], probability that the given label is right
+    suggested_label: np.ndarray  # int32 [n], the most probable class, another one where flagged
+    suggestion_confidence: np.ndarray  # float [n], probability that the suggested label is right
+    is_issue: np.ndarray  # bool [n], quality < 1/2
+    apply_suggestion: np.ndarray  # bool [n], flagged and the confidence at least SAFE
 
 
-def find(
-    label: np.ndarray, margin: np.ndarray, probs: np.ndarray, noise: np.ndarray
-) -> LabelIssues:
-    """The verdict on every label: its `quality`, whether it is flagged, a suggestion.
+class Verdict(NamedTuple):
+    """The labels one by one, and together."""
 
-    No true label is used. The threshold is the model's own estimate of how many labels are wrong,
-    and that many are flagged, worst first: the labels that are more than half cancelled (U > 1/2)
-    or, if they are more (the noise model may not have grown yet, and some methods have none), those
-    that the mean prediction of the last epochs contradicts.
+    issues: LabelIssues
+    noise_rate: float  # share of wrong labels
+    noise_rate_low: float  # the interval spans both estimates and 95 % of sampling on either side
+    noise_rate_high: float
+    estimates: dict[str, float]  # the share as each source sees it
+    class_noise_rate: np.ndarray  # float [K], expected share wrong in each GIVEN class; nan: empty
+    transition: np.ndarray  # float [K, K], P(given | true)
+    held_out_accuracy: float | None  # on given labels, of networks that never saw them
+    warnings: tuple[str, ...]  # for the user, a sentence or two each
+
+
+def sampled(rows: int) -> np.ndarray:
+    """Positions int [min(rows, MOST_ROWS)], evenly spaced: those that models are fitted to."""
+    return np.linspace(0, rows - 1, min(rows, MOST_ROWS)).round().astype(np.int64)
+
+
+def judge_rows(
+    label: np.ndarray,
+    probs: np.ndarray,
+    held_out: np.ndarray | None,
+    features: np.ndarray,
+    class_names: Sequence[str] | None = None,
+) -> Verdict:
+    """The verdict on n labels of K classes. No true label is used, and nothing is drawn.
 
     Args:
       label: int32 [n], the given labels.
-      margin: float [n], running mean over epochs of given logit minus largest other (tracker).
-      probs: float [n, K], mean training prediction of the last epochs (tracker), or that of the
-        final network.
-      noise: float [n, K], the method's estimate s of given minus clean label (zeros if it models
-        none).
+      probs: float [n, K], mean training prediction over all epochs.
+      held_out: float [n, K], predictions by networks that were not trained on the row; None where
+        there are none.
+      features: float [m, d], of the rows at `sampled(n)`.
+      class_names: the K names, for the warnings; their numbers, if not given.
     """
-    index = np.arange(len(label))
-    on_given = np.eye(probs.shape[1], dtype=bool)[label]
-    label_quality = quality(label, margin, noise)
-    best, best_other = probs.argmax(1), np.where(on_given, -np.inf, probs).argmax(1)
-    is_issue = np.zeros(len(label), bool)
-    estimated = max(np.sum(noise[index, label] > 0.5), np.sum(best != label))
-    is_issue[np.argsort(label_quality, kind="stable")[:estimated]] = True
+    rows, num_classes = probs.shape
+    some = sampled(rows)
+    estimates, models, held_out_log = {}, {}, None
+    near = votes(features, label[some], num_classes)
+    count = min(NEIGHBOURS, len(some) - 1)
+    sources = {NEIGHBOUR: np.log(near + 0.5 / count)}
+    if held_out is not None:
+        held_out_log = np.log(held_out + 1e-4)
+        sources[HELD_OUT] = held_out_log[some]
+    for name, log_probs in sources.items():
+        models[name] = fit(log_probs, label[some])
+        log_odds = odds_of_given(log_posterior(models[name], log_probs, label[some]), label[some])
+        estimates[name] = float(np.mean(expit(-log_odds)))
+    chosen = max(estimates, key=estimates.get)
+    rate, transition = max(estimates[chosen], 0.1 / rows), models[chosen].transition
+
+    own_log = np.log(probs + 1e-6)
+    own = fit_own(own_log[some], label[some], transition, rate)
+    # Neighbours that see less noise than held-out networks do: the network has memorised the rest,
+    # and its own predictions are believed only so far.
+    trust = 1.0
+    if held_out is not None:
+        smallest = 1 / rows
+        trust = (estimates[NEIGHBOUR] + smallest) / (estimates[HELD_OUT] + smallest)
+        trust = min(1.0, trust)
+    log_odds, other, share = np.empty(rows), np.empty(rows, np.int32), np.empty(rows)
+    for start in range(0, rows, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        logits = log_posterior_of_own(own, own_log[part], label[part], transition)
+        if trust < 1:
+            honest = log_posterior(models[HELD_OUT], held_out_log[part], label[part])
+            logits = trust * log_softmax(logits, axis=1) + (1 - trust) * log_softmax(honest, axis=1)
+        log_odds[part], other[part], share[part] = _of_rows(logits, label[part])
+    issues = _issues(label, log_odds - pull_for(log_odds, rate), other, share)
+    error = 1.96 * np.sqrt(rate * (1 - rate) / rows)
+    wrong = np.bincount(label, weights=1 - issues.quality, minlength=num_classes)
+    counts = np.bincount(label, minlength=num_classes)
+    agreement = None if held_out is None else float(np.mean(held_out.argmax(1) == label))
+    names = [str(k) for k in range(num_classes)] if class_names is None else class_names
+    return Verdict(
+        issues=issues,
+        noise_rate=rate,
+        noise_rate_low=max(0.0, min(estimates.values()) - error),
+        noise_rate_high=min(1.0, max(estimates.values()) + error),
+        estimates=estimates,
+        class_noise_rate=np.where(counts > 0, wrong / np.maximum(counts, 1), np.nan),
+        transition=transition,
+        held_out_accuracy=agreement,
+        warnings=warnings(label, issues.is_issue, rate, estimates, agreement, names),
+    )
+
+
+def _of_rows(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log odds of the given label, the best other class, and its share among the others; [n]."""
+    log_odds = odds_of_given(logits, label)
+    others = logits.copy()
+    others[np.arange(len(label)), label] = -np.inf
+    best = others.argmax(axis=1)
+    return log_odds, best, softmax(others, axis=1)[np.arange(len(label)), best]
+
+
+def _issues(
+    label: np.ndarray, log_odds: np.ndarray, other: np.ndarray, share: np.ndarray
+) -> LabelIssues:
+    quality = expit(log_odds)
+    is_issue = quality < 0.5
+    confidence = np.where(is_issue, (1 - quality) * share, quality)
     return LabelIssues(
-        label_quality, np.where(is_issue, best_other, best).astype(np.int32), is_issue
+        quality=quality,
+        suggested_label=np.where(is_issue, other, label).astype(np.int32),
+        suggestion_confidence=confidence,
+        is_issue=is_issue,
+        apply_suggestion=is_issue & (confidence >= SAFE),
     )
 
 
@@ -84,18 +182,18 @@ def auroc(wrong: np.ndarray, score: np.ndarray) -> float | None:
 
 
 def summarise(
-    label: np.ndarray, issues: LabelIssues, margin: np.ndarray, true_label: np.ndarray | None
-) -> dict[str, float | None]:
+    label: np.ndarray, verdict: Verdict, margin: np.ndarray, true_label: np.ndarray | None
+) -> dict:
     """The label-issue part of summary.json.
 
     What needs the truth is None where `true_label` is None.
 
     Args:
       label: int32 [n], the given labels.
-      issues: what `find` returned.
-      margin: float [n], as in `find`.
+      margin: float [n], the running margins.
       true_label: int32 [n] where known.
     """
+    issues = verdict.issues
     names = (
         "noise_rate_actual",
         "label_issue_auroc",
@@ -103,21 +201,38 @@ def summarise(
         "label_issue_f1",
         "label_issue_precision",
         "label_issue_recall",
+        "expected_calibration_error",
         "margin_auroc",
         "label_accuracy_before",
         "label_accuracy_after",
     )
-    summary = {"noise_rate_estimated": float(issues.is_issue.mean()), **dict.fromkeys(names)}
+    summary = {
+        "noise_rate_estimated": verdict.noise_rate,
+        "noise_rate_low": verdict.noise_rate_low,
+        "noise_rate_high": verdict.noise_rate_high,
+        "noise_rate_estimates": verdict.estimates,
+        "noise_rate_per_class": [
+            None if np.isnan(rate) else float(rate) for rate in verdict.class_noise_rate
+        ],
+        "transition_matrix": verdict.transition.tolist(),
+        "held_out_accuracy": verdict.held_out_accuracy,
+        "warnings": list(verdict.warnings),
+        "label_issues_flagged": int(issues.is_issue.sum()),
+        "suggestions_applied": int(issues.apply_suggestion.sum()),
+        "test_labels_doubtful": true_label is None,
+        **dict.fromkeys(names),
+    }
     if true_label is None:
         return summary
     wrong, flagged = label != true_label, issues.is_issue
     both = int(np.sum(wrong & flagged))
-    after = np.where(flagged, issues.suggested_label, label)
+    after = np.where(issues.apply_suggestion, issues.suggested_label, label)
     summary |= {
         "noise_rate_actual": float(wrong.mean()),
         "label_accuracy_before": float(np.mean(label == true_label)),
         "label_accuracy_after": float(np.mean(after == true_label)),
         "label_issue_auroc": auroc(wrong, 1 - issues.quality),
+        "expected_calibration_error": calibration_error(issues.quality, ~wrong),
         "margin_auroc": auroc(wrong, -margin),
     }
     if wrong.any():
@@ -132,6 +247,17 @@ def summarise(
     return summary
 
 
+def calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error of probabilities [n] of what happened, bool [n].
+
+    It is the mean over rows of |mean probability - share that happened| in bins of equal width
+    (Guo et al. 2017).
+    """
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, probability - happened, minlength=bins)
+    return float(np.abs(gaps).sum() / len(probability))
+
+
 def write_csv(
     path: pathlib.Path,
     ids: np.ndarray,
@@ -142,15 +268,16 @@ def write_csv(
 ) -> None:
     """Writes label_issues.csv: one line a training example, worst first, UTF-8.
 
-    The columns are cleanlab's (`predicted_label` is the suggestion), labels as class names, and
-    `true_label` where it is known. An id or a name that a spreadsheet would run as a formula is
-    written with an apostrophe before it, see `to_cell`; integer ids stand as they are.
+    The first five columns are cleanlab's (`predicted_label` is the suggestion), labels as class
+    names; `true_label` is the last where it is known. An id or a name that a spreadsheet would run
+    as a formula is written with an apostrophe before it, see `to_cell`; integer ids stand as they
+    are.
 
     Args:
       path: the file, written whole or not at all.
       ids: int or str [n].
       label: int32 [n], the given labels.
-      issues: what `find` returned.
+      issues: of the verdict.
       class_names: the K names.
       true_label: int32 [n] where known.
     """
@@ -168,6 +295,8 @@ def write_csv(
             names[issues.suggested_label[i]],
             f"{issues.quality[i]:.8g}",
             bool(issues.is_issue[i]),
+            f"{issues.suggestion_confidence[i]:.4g}",
+            bool(issues.apply_suggestion[i]),
         ]
         if true_label is not None:
             cells.append(names[true_label[i]])

@@ -1,0 +1,67 @@
+"""When a verdict should not be trusted: sentences for the user, none where nothing is doubtful.
+
+No true label is used.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+DISAGREE = 0.25, 0.03  # estimates apart by more than a quarter of the larger, and by 3 points
+UNDERFITS = 0.15  # held-out agreement lower than the flagged share explains, by so much
+FEW = 30  # rows of a class
+BEYOND_BELIEF = 0.5  # flagged share of a class that is also twice that of all
+
+
+def warnings(
+    label: np.ndarray,
+    flagged: np.ndarray,
+    rate: float,
+    estimates: dict[str, float],
+    held_out_accuracy: float | None,
+    class_names: Sequence[str],
+) -> tuple[str, ...]:
+    """What speaks against the verdict.
+
+    Args:
+      label: int [n], the given labels. flagged: bool [n].
+      rate: the estimated share of wrong labels. estimates: the same from each source.
+      held_out_accuracy: on given labels, of networks that never saw them; None: not known.
+      class_names: the K names.
+    """
+    found = []
+    low, high = min(estimates.values()), max(estimates.values())
+    if high - low > max(DISAGREE[0] * high, DISAGREE[1]):
+        both = " and ".join(f"{_percent(value)} by {name}" for name, value in estimates.items())
+        found.append(
+            f"Two estimates of the share of wrong labels disagree: {both}. The larger is used. "
+            "Either the network has memorised wrong labels (then train for fewer epochs), or one "
+            "of the two sees the images badly: look through the head of the list before the rest."
+        )
+    if held_out_accuracy is not None and held_out_accuracy < 1 - rate - UNDERFITS:
+        found.append(
+            f"The network underfits: on rows it was not trained on it agrees with "
+            f"{_percent(held_out_accuracy)} of the given labels, where about {_percent(1 - rate)} "
+            "would be expected if wrong labels were the only reason. Many flagged labels will be "
+            "right ones of images it cannot read; take only the suggestions marked to be applied."
+        )
+    counts = np.bincount(label, minlength=len(class_names))
+    hits = np.bincount(label, weights=flagged, minlength=len(class_names))
+    for name, count, hit in zip(class_names, counts, hits, strict=True):
+        share = hit / count if count else 0.0
+        if share > max(BEYOND_BELIEF, 2 * flagged.mean()):
+            found.append(
+                f"{_percent(share)} of the labels {name!r} are flagged, beyond belief: this class "
+                "may look like another to the network; do not relabel it as a whole."
+            )
+    small = [name for name, count in zip(class_names, counts, strict=True) if 0 < count < FEW]
+    if small:
+        found.append(
+            f"Fewer than {FEW} rows: class {', '.join(map(repr, small[:10]))}"
+            f"{' and others' if len(small) > 10 else ''}. Verdicts on them rest on little."
+        )
+    return tuple(found)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
