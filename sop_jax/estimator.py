@@ -20,10 +20,11 @@ from sklearn.utils.validation import check_is_fitted
 from sop_jax import models
 from sop_jax.checkpoint import Checkpoints
 from sop_jax.config import check, default, group_of
+from sop_jax.crossfit import Stopped, cross_fit
 from sop_jax.data import arrays
 from sop_jax.errors import UserError
-from sop_jax.evaluate import evaluation_params, make_predict
-from sop_jax.evidence import judge, read_evidence
+from sop_jax.evaluate import NoEvaluation, evaluation_params, make_predict
+from sop_jax.evidence import Evidence, judge, read_evidence
 from sop_jax.experiment import Experiment, build, resolve
 from sop_jax.label_issues import worst_first
 from sop_jax.loop import train
@@ -40,6 +41,7 @@ _FIELDS = {  # parameter -> field of the config that it sets
     "model": "model.name",
     "crop_padding": "augment.crop_padding",
     "flip": "augment.flip",
+    "crossfit_epochs": "crossfit_epochs",
     "seed": "seed",
 }
 _PREDICT_BATCH = 512
@@ -70,12 +72,16 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         shorter side.
       flip: whether images are mirrored at random; None: colour images are, grey ones (digits, text,
         scans) are not, since there a mirrored one can mean something else.
+      crossfit_epochs: of the two half networks that the verdict on the labels rests on; None: a
+        quarter of `epochs`; 0: none.
       seed: initialisation, order of the examples, augmentation.
       verbose: whether each epoch prints a line.
 
     Attributes (after `fit`):
       classes_: [K], the distinct labels, sorted where they can be.
-      noise_rate_: estimated share of wrong labels.
+      noise_rate_: estimated share of wrong labels; noise_rate_interval_: (low, high).
+      warnings_: sentences that say why the verdict should not be trusted, if anything does.
+      evidence_: what the verdict rests on, a `sop_jax.evidence.Evidence`.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         model_options: Mapping[str, Any] | None = None,
         crop_padding: int | None = None,
         flip: bool | None = None,
+        crossfit_epochs: int | None = None,
         seed: int = 0,
         verbose: bool = False,
     ):
@@ -102,6 +109,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         self.model_options = model_options
         self.crop_padding = crop_padding
         self.flip = flip
+        self.crossfit_epochs = crossfit_epochs
         self.seed = seed
         self.verbose = verbose
 
@@ -137,12 +145,15 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         for note in notes if self.verbose else []:
             print(note)
         experiment = build(config, dataset, make_mesh())
-        state = _train(experiment, quiet=not self.verbose)
+        state, self.evidence_ = _train(experiment, quiet=not self.verbose)
+        verdict = judge(experiment, self.evidence_)
 
         self.classes_ = classes
         self._label = label
-        self._issues, _ = judge(experiment, state, read_evidence(experiment, state))
-        self.noise_rate_ = float(self._issues.is_issue.mean())
+        self._issues = verdict.issues
+        self.noise_rate_ = verdict.noise_rate
+        self.noise_rate_interval_ = verdict.noise_rate_low, verdict.noise_rate_high
+        self.warnings_ = verdict.warnings
         self._image_shape = images.shape[1:]
         self._statistics = experiment.dataset.mean, experiment.dataset.std
         self._network = config.model.to_dict(), config.dtype
@@ -192,8 +203,10 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         Returns:
           id: int [N], row number in the arrays given to `fit`.
           given_label, predicted_label: [N], the label and the suggestion.
-          label_quality: float [N], 0 bad .. 1 good.
-          is_label_issue: bool [N].
+          label_quality: float [N], probability that the given label is right.
+          is_label_issue: bool [N], label_quality below 1/2.
+          suggestion_confidence: float [N], probability that predicted_label is right.
+          apply_suggestion: bool [N], whether the suggestion is likely enough to be taken unseen.
 
         Raises:
           sklearn.exceptions.NotFittedError: before `fit`.
@@ -206,6 +219,8 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
             "predicted_label": self.classes_[self._issues.suggested_label[order]],
             "label_quality": self._issues.quality[order],
             "is_label_issue": self._issues.is_issue[order],
+            "suggestion_confidence": self._issues.suggestion_confidence[order],
+            "apply_suggestion": self._issues.apply_suggestion[order],
         }
 
     def __getstate__(self) -> dict:
@@ -243,29 +258,22 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         return predict_some
 
 
-class _NoEvaluation:
-    """For `loop.train`: there are no test images."""
-
-    keys: tuple[str, ...] = ()
-
-    def __call__(self, state: TrainState) -> dict:
-        return {}
-
-
-def _train(experiment: Experiment, quiet: bool) -> TrainState:
+def _train(experiment: Experiment, quiet: bool) -> tuple[TrainState, Evidence]:
+    resident = experiment.resident()
     with tempfile.TemporaryDirectory(prefix="sop_jax_") as folder:
         session = Session(pathlib.Path(folder), experiment.config)
         checkpoints = Checkpoints(session.workdir)
+        # SIGTERM: the loop makes of it a checkpoint that nobody can use here
         try:
-            outcome = train(
-                experiment, experiment.resident(), session, checkpoints, _NoEvaluation(), quiet
-            )
+            outcome = train(experiment, resident, session, checkpoints, NoEvaluation(), quiet)
+            if not outcome.finished:
+                raise SystemExit(143)
+            held_out = cross_fit(experiment, resident, session.workdir)
+        except Stopped:
+            raise SystemExit(143) from None
         finally:
             checkpoints.close()
-    if not outcome.finished:
-        # SIGTERM, which the loop turned into a checkpoint that nobody can use here
-        raise SystemExit(143)
-    return outcome.state
+    return outcome.state, read_evidence(experiment, outcome.state, resident, held_out)
 
 
 def _plain(value: object) -> object:

@@ -85,6 +85,15 @@ def _in_batches(
     return of_images
 
 
+class NoEvaluation:
+    """For `loop.train`, where there is nothing to evaluate on."""
+
+    keys: tuple[str, ...] = ()
+
+    def __call__(self, state: TrainState) -> dict:
+        return {}
+
+
 class TrainingPass(Protocol):
     def __call__(self, state: TrainState, resident: Resident, index: np.ndarray) -> TrainState:
         """The state after a pass over the plain images at index int [n]; the old one is dead."""
@@ -98,7 +107,6 @@ def make_training_pass(
     mesh: Mesh,
     batch_size: int,
     steps_per_epoch: int,
-    window_start: int,
     shardings: TrainState,
 ) -> TrainingPass | None:
     """The pass that ends an epoch, in evaluation mode; None where the method needs none.
@@ -127,7 +135,7 @@ def make_training_pass(
         if not method.plain_view:
             logits = sum(forward(net, inputs) for net in range(method.num_nets)) / method.num_nets
             epoch = state.step // steps_per_epoch - 1
-            tracked = track(gather(state.tracker, index), logits, label, epoch, window_start)
+            tracked = track(gather(state.tracker, index), logits, label, epoch)
             num_rows = jax.tree.leaves(state.tracker)[0].shape[0]
             correct = count_correct(tracked, label, (index < num_rows).astype(jnp.float32))
             state = state._replace(

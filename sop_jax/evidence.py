@@ -7,57 +7,76 @@ import numpy as np
 
 from sop_jax.evaluate import evaluation_params
 from sop_jax.experiment import Experiment
-from sop_jax.label_issues import LabelIssues, find, quality
-from sop_jax.mesh import fetch, put, replicated
-from sop_jax.state import TrainState
+from sop_jax.label_issues import Verdict, judge_rows, sampled
+from sop_jax.mesh import fetch
+from sop_jax.state import Resident, TrainState
 from sop_jax.table import values
 
 
-class Evidence(NamedTuple):
-    """Of the n training rows, in row order."""
+class Tracked(NamedTuple):
+    """The tracker's rows of the n training rows, in row order."""
 
     label: np.ndarray  # int32 [n], the given labels
     margin: np.ndarray  # float32 [n], mean over epochs of given logit minus largest other
     prediction: np.ndarray  # int32 [n], the latest
-    probs: np.ndarray | None  # float32 [n, K], mean of the last epochs, where the tracker keeps it
-    noise: np.ndarray  # [n, K], the method's estimate s of given minus clean label
+
+
+class Evidence(NamedTuple):
+    """All that a verdict on the n training rows rests on, in row order."""
+
+    label: np.ndarray  # int32 [n], the given labels
+    margin: np.ndarray  # float32 [n], mean over epochs of given logit minus largest other
+    prediction: np.ndarray  # int32 [n], the latest
+    probs: np.ndarray  # float32 [n, K], mean training prediction over all epochs
+    held_out: np.ndarray | None  # float32 [n, K], of networks that never saw the row
+    features: np.ndarray  # float32 [m, d], of the rows at `label_issues.sampled(n)`
     diagnostics: dict[str, np.ndarray]  # {name: [n]}, the method's own
 
-    @property
-    def quality(self) -> np.ndarray:
-        """[n], see `label_issues.quality`."""
-        return quality(self.label, self.margin, self.noise)
 
-
-def read_evidence(experiment: Experiment, state: TrainState) -> Evidence:
+def read_tracked(experiment: Experiment, state: TrainState) -> Tracked:
     """From the state alone. Every process of several calls this: they gather the rows together."""
-    index, method = experiment.dataset.train_index, experiment.method
-    label = experiment.dataset.train.labels[index]
-    tracker, table = fetch((state.tracker, state.table))
-    rows = jax.tree.map(np.asarray, values({name: leaf[index] for name, leaf in table.items()}))
-    diagnostics = method.diagnostics(rows, label)
-    return Evidence(
-        label=label,
+    index = experiment.dataset.train_index
+    tracker = fetch({name: state.tracker[name] for name in ("margin", "prediction")})
+    return Tracked(
+        label=experiment.dataset.train.labels[index],
         margin=tracker["margin"][index, 0],
         prediction=tracker["prediction"][index, 0],
-        probs=tracker["probs"][index] if "probs" in tracker else None,
-        noise=np.asarray(method.noise_estimate(rows, label, experiment.num_classes)),
+    )
+
+
+def read_evidence(
+    experiment: Experiment, state: TrainState, resident: Resident, held_out: np.ndarray | None
+) -> Evidence:
+    """From the state, one pass for the features, and what `crossfit.cross_fit` returned.
+
+    Where the tracker keeps no predictions, those of the final network stand for their mean. Every
+    process of several calls this.
+    """
+    index, method = experiment.dataset.train_index, experiment.method
+    tracked = read_tracked(experiment, state)
+    table = fetch(state.table)
+    rows = jax.tree.map(np.asarray, values({name: leaf[index] for name, leaf in table.items()}))
+    network = evaluation_params(state), state.model_state, resident.images
+    if "probs" in state.tracker:
+        probs = fetch(state.tracker["probs"])[index]
+    else:
+        probs = experiment.predict(*network, index)
+    diagnostics = method.diagnostics(rows, tracked.label)
+    return Evidence(
+        *tracked,
+        probs=probs,
+        held_out=held_out,
+        features=experiment.features(*network, index[sampled(len(index))]),
         diagnostics={name: np.asarray(value) for name, value in diagnostics.items()},
     )
 
 
-def judge(
-    experiment: Experiment, state: TrainState, evidence: Evidence
-) -> tuple[LabelIssues, np.ndarray]:
-    """The verdict on every training label, and the probabilities [n, K] that it rests on.
-
-    These are the tracker's mean or, where it keeps none, the final network's.
-    """
-    probs = evidence.probs
-    if probs is None:
-        data = experiment.dataset
-        images = put(data.train.images, replicated(experiment.mesh))
-        probs = experiment.predict(
-            evaluation_params(state), state.model_state, images, data.train_index
-        )
-    return find(evidence.label, evidence.margin, probs, evidence.noise), probs
+def judge(experiment: Experiment, evidence: Evidence) -> Verdict:
+    """The verdict on every training label."""
+    return judge_rows(
+        evidence.label,
+        evidence.probs,
+        evidence.held_out,
+        evidence.features,
+        experiment.dataset.class_names,
+    )

@@ -157,6 +157,8 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
             f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a "
             "convolution inside a loop about 40 times slower; set it to 1, or 0 to choose"
         )
+    if config.crossfit_epochs is None:
+        config.crossfit_epochs = max(1, config.epochs // 4)
     notes = fit(config, dataset, len(jax.devices()), idle(config))
     problem = problem_of(config, dataset)
     published = methods.from_config(config.method, problem).defaults(problem)
@@ -168,11 +170,6 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
                 f"noise.kind={problem.noise_kind!r}, {problem.epochs} epochs)"
             )
     return config, notes
-
-
-def tracked_epochs(epochs: int) -> int:
-    """Over how many epochs, the last quarter, the tracker averages training predictions."""
-    return max(1, epochs // 4)
 
 
 def make_augment(config: ConfigDict, dataset: Dataset) -> Augment:
@@ -220,7 +217,6 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     model = models.from_config(config.model, num_classes, jnp.dtype(config.dtype), sample)
     network = method.network_transform(network_optimizer(config, per_epoch), per_epoch)
     optimiser = make_optimizer(network, method.row_learning_rates, config.batch_size)
-    window_start = config.epochs - tracked_epochs(config.epochs)
     plan_shape = (per_epoch, method.streams * config.batch_size)
 
     def init(key, labels):
@@ -239,7 +235,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(dataset.train.labels))
     check_memory(memory_of(shapes, dataset, mesh), mesh)
     shardings = state_shardings(shapes, mesh)
-    step = make_step(method, model, optimiser, per_epoch, window_start)
+    step = make_step(method, model, optimiser, per_epoch)
     one = step_from_plan(step, make_augment(config, dataset), method.views, per_epoch)
     epoch_end = None
     if method.on_epoch_end is not None:
@@ -254,9 +250,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
         start=compile_init(init, shardings),
         abstract=jax.tree.map(_with_sharding, shapes, shardings),
         programs=Programs(compile_steps(repeated(one), shardings, mesh)),
-        training_pass=make_training_pass(
-            method, model, *of_images, per_epoch, window_start, shardings
-        ),
+        training_pass=make_training_pass(method, model, *of_images, per_epoch, shardings),
         epoch_end=epoch_end,
         predict=make_predict(model, *of_images),
         features=make_features(model, *of_images),

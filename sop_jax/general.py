@@ -76,8 +76,16 @@ FIELDS = BASE + (
         "track_predictions",
         bool,
         True,
-        "keep each training row's mean prediction of the last epochs, N x K floats; without it, "
-        "suggestions come from one pass of the final network over the training images",
+        "keep each training row's mean prediction over all epochs, N x K floats; without it, "
+        "the verdict reads one pass of the final network over the training images",
+    ),
+    Field(
+        "crossfit_epochs",
+        int,
+        None,
+        "epochs of two more networks, each trained on half of the rows, whose predictions of the "
+        "other half the verdict on the labels rests on; unset: a quarter of epochs; 0: none",
+        Bounds(0, 1_000_000),
     ),
     Field(
         "track_collapse",

@@ -34,9 +34,10 @@ CSV_COLUMNS = (
     "suggestion_confidence",
     "apply_suggestion",
 )
-# A suggestion is taken unseen from this probability on: on photographs a network sees badly, two in
-# three of such suggestions are right, and fewer of the labels they replace.
+# A suggestion is marked to be taken unseen from this probability on, where the network itself, for
+# all that it was trained on the given label, predicted the suggested one on the average of training
 SAFE = 0.9
+LEAST_RATE = 0.01  # below which nothing is taken unseen: the few that stand out may be right
 MOST_ROWS = 50_000  # that models are fitted to; more are read with the same models
 _CHUNK = 50_000  # rows read at a time
 HELD_OUT, NEIGHBOUR = "held-out networks", "neighbours"
@@ -51,7 +52,7 @@ class LabelIssues(NamedTuple):
     suggested_label: np.ndarray  # int32 [n], the most probable class, another one where flagged
     suggestion_confidence: np.ndarray  # float [n], probability that the suggested label is right
     is_issue: np.ndarray  # bool [n], quality < 1/2
-    apply_suggestion: np.ndarray  # bool [n], flagged and the confidence at least SAFE
+    apply_suggestion: np.ndarray  # bool [n], whether it is likely enough to be taken unseen
 
 
 class Verdict(NamedTuple):
@@ -124,6 +125,8 @@ def judge_rows(
             logits = trust * log_softmax(logits, axis=1) + (1 - trust) * log_softmax(honest, axis=1)
         log_odds[part], other[part], share[part] = _of_rows(logits, label[part])
     issues = _issues(label, log_odds - pull_for(log_odds, rate), other, share)
+    safe = issues.apply_suggestion & (probs.argmax(1) == issues.suggested_label)
+    issues = issues._replace(apply_suggestion=safe & (rate >= LEAST_RATE))
     error = 1.96 * np.sqrt(rate * (1 - rate) / rows)
     wrong = np.bincount(label, weights=1 - issues.quality, minlength=num_classes)
     counts = np.bincount(label, minlength=num_classes)

@@ -287,7 +287,7 @@ def _describe(record: dict, epochs: int) -> str:
         "train_accuracy": "train (given labels)",
         "test_accuracy": "test",
         "validation_accuracy": "validation (given labels)",
-        "label_issue_auroc": "issue AUROC",
+        "margin_auroc": "margin AUROC",
     }
     known = [
         f"{text} {record[name]:.4f}" for name, text in texts.items() if record.get(name) is not None

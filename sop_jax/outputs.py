@@ -4,13 +4,12 @@ import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 import optax
 
 from sop_jax.data.dataset import Dataset
 from sop_jax.evaluate import accuracy, accuracy_per_class
-from sop_jax.evidence import judge, read_evidence
+from sop_jax.evidence import Evidence, judge
 from sop_jax.experiment import Experiment
 from sop_jax.files import read_json, write_arrays, write_json
 from sop_jax.label_issues import summarise, worst_first, write_csv
@@ -51,13 +50,12 @@ def write_results(
     workdir: pathlib.Path,
     experiment: Experiment,
     outcome: Outcome,
+    evidence: Evidence,
     test_probs: np.ndarray,
     true_label: np.ndarray | None,
     wall_seconds: float,
 ) -> None:
     """Writes label_issues.csv, predictions.npz, gallery.npz and summary.json.
-
-    Every process calls this, since they gather the rows together; the first writes.
 
     Args:
       test_probs: float32 [M, K], predictions of the test set.
@@ -65,11 +63,8 @@ def write_results(
       wall_seconds: of all sessions of the run.
     """
     data, rows = experiment.dataset, experiment.dataset.train_index
-    evidence = read_evidence(experiment, outcome.state)
-    issues, probs = judge(experiment, outcome.state, evidence)
-    if jax.process_index() != 0:
-        return
-    ids = data.train.ids[rows]
+    verdict = judge(experiment, evidence)
+    issues, ids = verdict.issues, data.train.ids[rows]
     known = None if true_label is None else true_label[rows]
     write_csv(workdir / "label_issues.csv", ids, evidence.label, issues, data.class_names, known)
     worst = worst_first(issues)[:GALLERY_SIZE]
@@ -79,14 +74,15 @@ def write_results(
         test_id=data.test.ids,
         test_pred_probs=test_probs,
         train_id=ids,
-        train_pred_probs=probs,
+        train_pred_probs=evidence.probs,
         train_given_label=evidence.label,
         train_margin=evidence.margin,
         noise_score=1 - issues.quality,
+        **({} if evidence.held_out is None else {"held_out_pred_probs": evidence.held_out}),
         **{f"diagnostic_{name}": value for name, value in evidence.diagnostics.items()},
     )
     summary = _summary(experiment, outcome, test_probs, wall_seconds)
-    summary |= summarise(evidence.label, issues, evidence.margin, known)
+    summary |= summarise(evidence.label, verdict, evidence.margin, known)
     write_json(workdir / "summary.json", summary)
 
 
@@ -97,7 +93,7 @@ def write_group_summary(workdir: pathlib.Path, folders: Sequence[pathlib.Path]) 
     does not know is null.
     """
     runs = [read_json(folder / "summary.json", "delete it and start again") for folder in folders]
-    shared = ("method", "dataset", "epochs", "class_names", "noise_kind")
+    shared = ("method", "dataset", "epochs", "class_names", "noise_kind", "test_labels_doubtful")
     names = [name for name in runs[0] if name not in (*shared, "seed") and _is_number(runs, name)]
 
     def over_seeds(statistic: Callable[[list[float]], float]) -> dict:

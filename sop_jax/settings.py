@@ -160,9 +160,9 @@ def idle(config: ConfigDict) -> set[str]:
 def changed_fields(saved: Mapping, config: ConfigDict, requested: ConfigDict) -> list[str]:
     """Fields in which `config` departs from a run's saved config, but for those that may differ.
 
-    These may, when a run is resumed: data.dir, the cadences, the place of the cache, steps per
-    dispatch, the processes, a `dtype` left to the device, what is `idle`, and a larger `epochs`,
-    but for schedules whose earlier rates depend on the length. A field that the saved config is too
+    These may, when a run is resumed: data.dir, the cadences, the place of the cache, what comes
+    after training, steps per dispatch, the processes, a `dtype` left to the device, what is `idle`,
+    and a larger `epochs`, but for schedules whose earlier rates depend on the length. A field that the saved config is too
     old to have stands at its default, which keeps the older numbers; one that it has and the run
     does not, of another method or of older days, says nothing.
 
@@ -176,6 +176,7 @@ def changed_fields(saved: Mapping, config: ConfigDict, requested: ConfigDict) ->
         "eval_every",
         "checkpoint_every",
         "compilation_cache",
+        "crossfit_epochs",
         "steps_per_dispatch",
         *idle(config),
     }

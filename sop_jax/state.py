@@ -67,15 +67,13 @@ def init_tracker(num_rows: int, num_classes: int, track_predictions: bool = True
     return rows | {"probs": jnp.zeros((num_rows, num_classes))} if track_predictions else rows
 
 
-def track(
-    rows: dict, logits: jax.Array, labels: jax.Array, epoch: jax.Array, window_start: int
-) -> dict:
+def track(rows: dict, logits: jax.Array, labels: jax.Array, epoch: jax.Array) -> dict:
     """Updates the tracker's rows from a plain view's logits [B, K], for every method alike.
 
     margin [B, 1]: mean over epochs of the given label's logit minus the largest other (AUM,
       Pleiss et al. 2020).
-    probs [B, K], if kept: mean over the epochs from `window_start` on of softmax(logits); before
-      that, the latest.
+    probs [B, K], if kept: mean over epochs of softmax(logits). The early ones, before a network
+      has memorised the wrong labels, are in it: a window of the last would not show those.
     prediction [B, 1]: int32, the latest argmax.
     """
     logits = jax.lax.stop_gradient(logits)
@@ -88,8 +86,7 @@ def track(
         "prediction": jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32),
     }
     if "probs" in rows:
-        probs_seen = (jnp.maximum(epoch - window_start, 0) + 1).astype(rows["probs"].dtype)
-        moved = (jax.nn.softmax(logits) - rows["probs"]) / probs_seen
+        moved = (jax.nn.softmax(logits) - rows["probs"]) / epochs_seen
         tracked["probs"] = rows["probs"] + moved
     return tracked
 

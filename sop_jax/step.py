@@ -53,14 +53,12 @@ def make_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     steps_per_epoch: int,
-    window_start: int = 0,
 ) -> Step:
     """The step as a pure function (state, batch) -> (state, record).
 
     Args:
       optimizer: made by `make_optimizer`, over {"network": params, "rows": trained rows}.
       steps_per_epoch: the step number divided by it is the epoch.
-      window_start: first epoch of the tracker's mean prediction.
 
     Returns:
       The step. Its record is {"loss": scalar}; the epoch's sums travel in the state.
@@ -98,7 +96,7 @@ def make_step(
         tracker, correct = state.tracker, jnp.int32(0)
         if method.plain_view:
             before = gather(tracker, batch.index)
-            tracked = track(before, out.logits, batch.label, epoch, window_start)
+            tracked = track(before, out.logits, batch.label, epoch)
             tracker = scatter(tracker, batch.index, tracked)
             correct = count_correct(tracked, batch.label, batch.weight)
         first = state.step % steps_per_epoch == 0

@@ -14,6 +14,8 @@ from sop_jax.agreement import facts_of, fingerprint, require_same, together
 from sop_jax.checkpoint import Checkpoints
 from sop_jax.claim import claim
 from sop_jax.config import each_seed
+from sop_jax.crossfit import NAME as HELD_OUT
+from sop_jax.crossfit import Stopped, cross_fit
 from sop_jax.data.dataset import Dataset, load_seeds
 from sop_jax.evaluate import (
     COLLAPSE_KEYS,
@@ -22,7 +24,7 @@ from sop_jax.evaluate import (
     collapse_metrics,
     evaluation_params,
 )
-from sop_jax.evidence import read_evidence
+from sop_jax.evidence import read_evidence, read_tracked
 from sop_jax.experiment import Experiment, build, memory_of, resolve
 from sop_jax.finished import mark, reopen
 from sop_jax.label_issues import auroc
@@ -60,7 +62,7 @@ class Evaluation:
         self._collapse = experiment.config.track_collapse
         self.keys = ["test_accuracy", "validation_accuracy"]
         if true_label is not None:
-            self.keys += ["train_accuracy_true", "label_issue_auroc"]
+            self.keys += ["train_accuracy_true", "margin_auroc"]
         if self._collapse:
             self.keys += COLLAPSE_KEYS if true_label is None else COLLAPSE_KEYS + COLLAPSE_TRUE_KEYS
 
@@ -83,10 +85,9 @@ class Evaluation:
             record["validation_accuracy"] = accuracy(probs, data.train.labels[held_out])
         if self._true_label is not None:
             true_label = self._true_label[data.train_index]
-            evidence = read_evidence(self._experiment, state)
-            record["train_accuracy_true"] = float(np.mean(evidence.prediction == true_label))
-            wrong = true_label != evidence.label
-            record["label_issue_auroc"] = auroc(wrong, 1 - evidence.quality)
+            tracked = read_tracked(self._experiment, state)
+            record["train_accuracy_true"] = float(np.mean(tracked.prediction == true_label))
+            record["margin_auroc"] = auroc(true_label != tracked.label, -tracked.margin)
         if self._collapse:
             record |= self._measure_collapse(state)
         return record
@@ -192,12 +193,23 @@ def _run_seed(
         step = int(outcome.state.step)
         _say(f"stopped by SIGTERM at step {step}; the same command goes on from there")
         return False
+    epochs = experiment.config.crossfit_epochs
+    if epochs:
+        _say(f"cross-fitting: two networks on half of the rows each, {epochs} epochs")
+    try:
+        with together():
+            held_out = cross_fit(experiment, resident, workdir)
+    except Stopped:
+        _say("stopped by SIGTERM while cross-fitting; the same command goes on from there")
+        return False
+    evidence = read_evidence(experiment, outcome.state, resident, held_out)
     test_probs, seconds = evaluation.test_probs(outcome.state), session.note_time()
-    write_results(workdir, experiment, outcome, test_probs, true_label, seconds)
     if jax.process_index() == 0:
+        write_results(workdir, experiment, outcome, evidence, test_probs, true_label, seconds)
         page = write_report(workdir)
         events = ["tensorboard"] if (workdir / "tensorboard").is_dir() else []
-        mark(workdir, [*OUTPUTS, *events])
+        held = [HELD_OUT] if epochs else []
+        mark(workdir, [*OUTPUTS, *held, *events])
         _say(f"report: {page}")
     return True
 
