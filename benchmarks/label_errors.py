@@ -185,14 +185,13 @@ def halves(
     return ours, half(paths[1], lambda: fit_folds(images, label, epochs, seed) | labels)
 
 
-def judge(arrays: dict) -> "label_issues.Verdict":
+def judge(arrays: dict) -> label_issues.Verdict:
     """The verdict from arrays of evidence."""
     return label_issues.judge_rows(
         label=arrays["label"],
         probs=arrays["probs"],
         held_out=arrays.get("held_out"),
         features=arrays["features"],
-        num_classes=arrays["probs"].shape[1],
     )
 
 

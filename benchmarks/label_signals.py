@@ -54,7 +54,7 @@ def measure(wrong: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, dict[s
     }
 
 
-def parse() -> argparse.Namespace:
+def parse(command: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=pathlib.Path, required=True, metavar="DIR")
     parser.add_argument("--cells", default="*", help="globs of names: 'digits_*,mnist_none'")
     parser.add_argument("--method", default="sop")
-    return parser.parse_args()
+    return parser.parse_args(command)
 
 
 def run(arguments: argparse.Namespace) -> None:
