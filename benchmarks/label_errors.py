@@ -6,11 +6,10 @@
 Ours is one fit on all rows. cleanlab gets what it asks for: predictions from five folds of the same
 network, trained with CE as many epochs. Either half of a cell is cached the moment it is trained,
 so that a run that was stopped goes on where it was, and `--verdicts-only` judges the cached arrays
-anew. Seconds are those of training and prediction; CPU seconds count every thread. Both sides
-compile as they would in a new process, and the verdict that our classifier makes after each fold,
-which cleanlab has no use for, is measured and taken off its bill. cleanlab's list is the default of
-`find_label_issues`, its ranking the better by AUPRC of two, its estimated rate `num_label_issues`
-over n.
+anew. CPU seconds count every thread. Every fit compiles its own programs, on either side; the
+verdict that our classifier makes after each fold, which cleanlab has no use for, is measured and
+taken off its bill. cleanlab's list is the default of `find_label_issues`, its ranking the better by
+AUPRC of two, its estimated rate `num_label_issues` over n.
 """
 
 import argparse
