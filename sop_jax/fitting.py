@@ -15,7 +15,7 @@ from sop_jax.mesh import nearest_batch_size
 
 LARGEST_BATCH = 128  # the published one
 SMALLEST_BATCH = 16  # batch-norm takes its statistics from the batch
-LEAST_STEPS = 25  # an epoch: with fewer the network learns little before the rate has fallen
+LEAST_STEPS = 20  # an epoch: with fewer the network learns little before the rate has fallen
 
 
 def batch_size(rows: int, devices: int) -> int:

@@ -162,9 +162,9 @@ def changed_fields(saved: Mapping, config: ConfigDict, requested: ConfigDict) ->
 
     These may, when a run is resumed: data.dir, the cadences, the place of the cache, what comes
     after training, steps per dispatch, the processes, a `dtype` left to the device, what is `idle`,
-    and a larger `epochs`, but for schedules whose earlier rates depend on the length. A field that the saved config is too
-    old to have stands at its default, which keeps the older numbers; one that it has and the run
-    does not, of another method or of older days, says nothing.
+    and a larger `epochs`, but for schedules whose earlier rates depend on the length. A field that
+    the saved config is too old to have stands at its default, which keeps the older numbers; one
+    that it has and the run does not, of another method or of older days, says nothing.
 
     Args:
       saved: contents of config.json.
