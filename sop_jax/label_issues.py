@@ -14,7 +14,15 @@ from scipy.special import expit
 
 from sop_jax.files import write_bytes
 
-CSV_COLUMNS = ("id", "given_label", "predicted_label", "label_quality", "is_label_issue")
+CSV_COLUMNS = (
+    "id",
+    "given_label",
+    "predicted_label",
+    "label_quality",
+    "is_label_issue",
+    "suggestion_confidence",
+    "apply_suggestion",
+)
 # What a spreadsheet takes for the start of a formula (OWASP, "CSV Injection"), full width as well.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 
