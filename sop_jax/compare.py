@@ -26,6 +26,8 @@ METRICS = {  # summary.json -> column heading
     "label_issue_auprc": "label_issue_auprc",
     "label_issue_f1": "label_issue_f1",
     "noise_rate_actual": "noise_rate_actual",
+    "noise_rate_estimated": "noise_rate_estimated",
+    "label_accuracy_after": "label_accuracy_after",
     "images_per_second": "images_per_second",
 }
 NAMES = ("dataset", "noise", "network", "method")  # of a group

@@ -18,19 +18,23 @@ def count_pairs(first: np.ndarray, second: np.ndarray, num_classes: int) -> np.n
 
 
 def draw_confusion(axes: Axes, run: Run) -> None:
-    """Counts of given labels against labels after the suggestions."""
+    """Counts of given labels against labels after the suggestions that are to be applied."""
     counts = count_pairs(run.label, run.label_after, len(run.class_names))
     norm = LogNorm(1, max(2, counts.max()))
     _draw_matrix(axes, run, np.where(counts > 0, counts, np.nan), norm, "{:.0f}")
     axes.set(xlabel="label after", ylabel="given label")
 
 
-def draw_transition(axes: Axes, run: Run, origin: np.ndarray, ylabel: str) -> None:
-    """Shares of given labels within each class of `origin` int [n]; those below 0.005 are blank."""
-    counts = count_pairs(origin, run.label, len(run.class_names))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def given_shares(run: Run) -> np.ndarray:
+    """Shares of given labels within each true label, which is known: float64 [K, K]."""
+    counts = count_pairs(run.true_label, run.label, len(run.class_names))
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def draw_transition(axes: Axes, run: Run, shares: np.ndarray) -> None:
+    """P(given | true) float64 [K, K], row by row of true labels; cells below 0.005 are blank."""
     _draw_matrix(axes, run, np.where(shares >= 0.005, shares, np.nan), Normalize(0, 1), "{:.2f}")
-    axes.set(xlabel="given label", ylabel=ylabel)
+    axes.set(xlabel="given label", ylabel="true label")
 
 
 def short_name(run: Run, k: int) -> str:

@@ -10,6 +10,7 @@ from sop_jax.palette import Theme
 from sop_jax.run_folder import Run
 
 NUM_BINS = 50
+RELIABILITY_BINS = 10
 MAX_MARKED = 15  # epochs of a curve whose points still stand apart
 SPREAD = 1e3  # largest over median value, from which on a histogram's axis is logarithmic
 FLOOR = 1e-8  # of the largest value: what lies below shares the first bin of a logarithmic axis
@@ -34,8 +35,9 @@ def draw_epochs(axes: Axes, run: Run, labels: dict[str, str]) -> None:
 
 def draw_accuracy(axes: Axes, theme: Theme, run: Run) -> None:
     """Every accuracy over the epochs, beside the share of labels that are right."""
+    doubtful = run.summary.get("test_labels_doubtful")
     labels = {
-        "test_accuracy": "test",
+        "test_accuracy": "test, given labels" if doubtful else "test",
         "train_accuracy": "training, given labels",
         "train_accuracy_true": "training, true labels",
         "validation_accuracy": "validation, given labels",
@@ -82,15 +84,62 @@ def draw_precision_recall(axes: Axes, theme: Theme, run: Run) -> None:
     axes.legend(loc="lower left")
 
 
-def draw_score(axes: Axes, theme: Theme, run: Run) -> None:
-    """Histogram of the noise score, with the threshold that flags."""
-    low, high = min(0.0, run.score.min()), max(1.0, run.score.max())
-    _draw_histogram(axes, run, run.score, np.linspace(low, high, NUM_BINS + 1))
-    if run.flagged.any():
-        threshold = run.score[run.flagged].min()
-        guide = {"color": theme.ink, "linestyle": "--", "linewidth": 1.2}
-        axes.axvline(threshold, label=f"threshold {threshold:.3f}", **guide)
-    axes.set_xlabel("noise score (1 − label quality)")
+def draw_reliability(axes: Axes, theme: Theme, run: Run) -> None:
+    """Share of labels that are right against their mean quality, in bins with their counts."""
+    quality, right, count = reliability(run.quality, ~run.wrong)
+    error = np.sum(count * np.abs(quality - right)) / np.sum(count)
+    axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=0.8)
+    axes.plot(quality, right, "o-", markersize=5, label=f"calibration error (ECE) {error:.3f}")
+    for x, y, rows in zip(quality, right, count, strict=True):
+        above = y < 0.9  # else the number would leave the axes
+        axes.annotate(
+            f"{rows:,}",
+            (x, y),
+            xytext=(0, 6 if above else -6),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=7,
+            color=theme.muted,
+        )
+    axes.set(xlabel="label quality, mean of a bin (numbers: rows)", ylabel="labels that are right")
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.03, 1.05))
+    axes.legend(loc="lower right")
+
+
+def reliability(
+    quality: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean quality, share right and number of rows of RELIABILITY_BINS bins of equal width.
+
+    Args:
+      quality: float64 [n] in [0, 1].
+      right: bool [n], whether the label is right.
+
+    Returns:
+      Three arrays over the bins that hold a row, by rising quality.
+    """
+    place = np.minimum((quality * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    count = np.bincount(place, minlength=RELIABILITY_BINS)
+    held = count > 0
+    means = [
+        np.bincount(place, values, RELIABILITY_BINS)[held] / count[held]
+        for values in (quality, right)
+    ]
+    return means[0], means[1], count[held]
+
+
+def draw_quality(axes: Axes, theme: Theme, run: Run) -> None:
+    """Histogram of the label quality, with the threshold below which labels are flagged."""
+    low, high = min(0.0, run.quality.min()), max(1.0, run.quality.max())
+    _draw_histogram(axes, run, run.quality, np.linspace(low, high, NUM_BINS + 1))
+    guide = {"color": theme.ink, "linestyle": "--", "linewidth": 1.2}
+    if run.calibrated:
+        axes.axvline(0.5, label="flagged below 1/2", **guide)
+    elif run.flagged.any():
+        threshold = run.quality[run.flagged].max()
+        axes.axvline(threshold, label=f"flagged up to {threshold:.3f}", **guide)
+    axes.set_xlabel("label quality")
     axes.legend()
 
 

@@ -15,18 +15,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sop_jax.files import write_bytes
-from sop_jax.heat_maps import draw_confusion, draw_transition, plain, short_name
+from sop_jax.heat_maps import draw_confusion, draw_transition, given_shares, plain, short_name
 from sop_jax.palette import DARK, LIGHT, Theme
 from sop_jax.panels import (
     draw_accuracy,
     draw_diagnostic,
     draw_epochs,
     draw_precision_recall,
+    draw_quality,
+    draw_reliability,
     draw_roc,
-    draw_score,
 )
 from sop_jax.run_folder import Run
 
+SPACE = "\N{NO-BREAK SPACE}"
 WIDTH, HEIGHT, MAP_HEIGHT = 5.2, 3.5, 4.5  # inches, of a panel; a heat map is higher
 COLUMNS = 10  # of the contact sheet
 LINE = 1.46  # height of its lines, in widths of its columns
@@ -90,6 +92,23 @@ def png(image: Image.Image) -> bytes:
     return packed.getvalue()
 
 
+def chance(probability: float) -> str:
+    """A probability as a percentage, never rounded to 0 or 100 % where it is neither."""
+    percent = 100 * probability
+    if 0 < percent < 0.1:
+        return f"<{SPACE}0.1{SPACE}%"
+    if 99.9 < percent < 100:
+        return f">{SPACE}99.9{SPACE}%"
+    return f"{percent:.1f}{SPACE}%"
+
+
+def quality_text(run: Run, i: int) -> str:
+    """The quality of row i in words."""
+    if run.calibrated:
+        return f"right with {chance(run.quality[i])}"
+    return f"quality {run.quality[i]:.3f}"
+
+
 def _curves(run: Run) -> list[Panel]:
     def draw_loss(axes: Axes, theme: Theme) -> None:
         draw_epochs(axes, run, {"train_loss": "loss"})
@@ -112,13 +131,19 @@ def _detection(run: Run) -> list[Panel]:
         Panel("ROC", lambda axes, theme: draw_roc(axes, theme, run)),
         Panel("Precision and recall", lambda axes, theme: draw_precision_recall(axes, theme, run)),
     ]
+    if run.calibrated:
+        panels.append(
+            Panel(
+                "Reliability of the quality", lambda axes, theme: draw_reliability(axes, theme, run)
+            )
+        )
     if any(record.get("label_issue_auroc") is not None for record in run.epochs):
         panels.append(Panel("Label-issue AUROC by epoch", draw_auroc))
     return panels
 
 
 def _scores(run: Run) -> list[Panel]:
-    panels = [Panel("Noise score", lambda axes, theme: draw_score(axes, theme, run))]
+    panels = [Panel("Label quality", lambda axes, theme: draw_quality(axes, theme, run))]
     for name, values in run.diagnostics.items():
         if np.any(np.isfinite(values)):
             panels.append(Panel(plain(name), _draw_of(run, name)))
@@ -130,19 +155,17 @@ def _draw_of(run: Run, name: str) -> Draw:
 
 
 def _confusion(run: Run) -> list[Panel]:
-    def draw_estimate(axes: Axes, theme: Theme) -> None:
-        draw_transition(axes, run, run.label_after, "label after")
-
-    def draw_actual(axes: Axes, theme: Theme) -> None:
-        draw_transition(axes, run, run.true_label, "true label")
-
-    panels = [
-        Panel("Given label and label after", lambda axes, theme: draw_confusion(axes, run)),
-        Panel("Estimated transition", draw_estimate),
-    ]
+    panels = [Panel("Given label and label after", lambda axes, theme: draw_confusion(axes, run))]
+    estimate = run.array("transition_matrix", (len(run.class_names),) * 2)
+    if estimate is not None:
+        panels.append(Panel("Estimated transition", _transition_of(run, estimate)))
     if run.true_label is not None:
-        panels.append(Panel("Actual transition", draw_actual))
+        panels.append(Panel("Actual transition", _transition_of(run, given_shares(run))))
     return panels
+
+
+def _transition_of(run: Run, shares: np.ndarray) -> Draw:
+    return lambda axes, theme: draw_transition(axes, run, shares)
 
 
 def _draw(panel: Panel, theme: Theme, height: float) -> Image.Image:
@@ -181,7 +204,7 @@ def _draw_gallery(run: Run) -> Image.Image:
 
 def _caption(run: Run, i: int) -> str:
     labels = f"{short_name(run, run.label[i])}\n→ {short_name(run, run.suggested_label[i])}"
-    return f"{plain(run.ids[i][-16:])}\n{labels}\nquality {run.quality[i]:.3f}"
+    return f"{plain(run.ids[i][-16:])}\n{labels}\n{quality_text(run, i)}"
 
 
 @contextmanager

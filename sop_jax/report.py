@@ -24,7 +24,7 @@ from sop_jax.exit_status import exit_status
 from sop_jax.files import write_bytes
 from sop_jax.finished import renew
 from sop_jax.heat_maps import count_pairs
-from sop_jax.plots import draw_figures, png, write_plots
+from sop_jax.plots import chance, draw_figures, png, quality_text, write_plots
 from sop_jax.run_folder import Run, number, read_run
 
 THUMBNAIL = 72  # longest side in pixels of an embedded image, which keeps the page below 3 MB
@@ -53,6 +53,7 @@ class Detection(NamedTuple):
 
     wrong: int  # their number
     right_suggestions: float | None  # share among the flagged of them; None where none was flagged
+    right_applied: float | None  # share among the suggestions to apply; None where there is none
     rankings: Lines
 
 
@@ -64,7 +65,10 @@ class Cell(NamedTuple):
     suggested_label: str
     true_label: str | None
     wrong: bool
-    quality: float
+    quality: str
+    confidence: str | None  # of the suggestion, where the run grades it
+    flagged: bool
+    apply: bool
     picture: bytes  # PNG
     small: bool  # whether its pixels are shown as they are
 
@@ -125,6 +129,8 @@ def _render(run: Run, figures: dict[str, list]) -> str:
         figures=packed,
         detection=_detection(run),
         diagnostics=[_diagnostic(name, values) for name, values in run.diagnostics.items()],
+        estimates=_estimates(run),
+        warnings=_warnings(run),
         suggestions=_suggestions(run),
         classes=_classes(run),
         gallery=_gallery(run),
@@ -161,6 +167,24 @@ def _date(started: object) -> str:
     return str(started or "date unknown")[:16].replace("T", " ")
 
 
+def _estimates(run: Run) -> dict[str, str]:
+    """The noise rate by each way of estimating it that the run took, as the page writes it."""
+    content = run.summary.get("noise_rate_estimates")
+    known = content if isinstance(content, dict) else {}
+    where = run.workdir / "summary.json, noise_rate_estimates"
+    found = {name: number(known, name, where) for name in known}
+    return {
+        name: _percent(rate, 1 if rate >= 0.01 else 2)
+        for name, rate in found.items()
+        if rate is not None
+    }
+
+
+def _warnings(run: Run) -> list[str]:
+    content = run.summary.get("warnings")
+    return [_text(each) for each in content] if isinstance(content, list) else []
+
+
 def _detection(run: Run) -> Detection | None:
     """None where no ranking can be graded."""
     if run.wrong is None or not 0 < run.wrong.sum() < len(run.wrong):
@@ -176,7 +200,9 @@ def _detection(run: Run) -> Detection | None:
         lines.append([name, *(f"{each:.3f}" for each in (area, precision, found, 1 - found))])
     caught = run.flagged & run.wrong
     right = run.suggested_label[caught] == run.true_label[caught]
-    return Detection(wrong, float(right.mean()) if len(right) else None, lines)
+    applied = (run.suggested_label == run.true_label)[run.apply]
+    shares = [float(each.mean()) if len(each) else None for each in (right, applied)]
+    return Detection(wrong, *shares, lines)
 
 
 def _diagnostic(name: str, values: np.ndarray) -> list[str]:
@@ -191,30 +217,34 @@ def _diagnostic(name: str, values: np.ndarray) -> list[str]:
 
 
 def _suggestions(run: Run) -> Lines:
-    """The pairs of given and suggested label that occur most often, with their counts."""
-    counts = count_pairs(run.label, run.label_after, len(run.class_names))
-    np.fill_diagonal(counts, 0)
+    """The pairs of flagged and suggested label that occur most often, with their counts."""
+    flagged, applied = (
+        count_pairs(run.label[part], run.suggested_label[part], len(run.class_names))
+        for part in (run.flagged, run.apply)
+    )
     lines = []
-    for place in np.argsort(-counts, axis=None, kind="stable")[:MOST_FREQUENT]:
-        first, second = np.unravel_index(place, counts.shape)
-        if counts[first, second]:
-            pair = _name(run, first), _name(run, second)
-            lines.append([*pair, f"{counts[first, second]:,}"])
+    for place in np.argsort(-flagged, axis=None, kind="stable")[:MOST_FREQUENT]:
+        pair = np.unravel_index(place, flagged.shape)
+        if flagged[pair]:
+            safe = f"{applied[pair]:,}" if run.calibrated else NONE
+            counts = f"{flagged[pair]:,}", safe
+            lines.append([*(_name(run, k) for k in pair), *counts])
     return lines
 
 
 def _classes(run: Run) -> Lines:
     """A line a class, the largest flagged share first."""
-    accuracy = run.summary.get("test_accuracy_per_class")
-    if not isinstance(accuracy, list) or len(accuracy) != len(run.class_names):
-        accuracy = [None] * len(run.class_names)
-    where = run.workdir / "summary.json, test_accuracy_per_class"
+    num_classes = len(run.class_names)
+    accuracy, expected = (
+        run.array(key, (num_classes,))
+        for key in ("test_accuracy_per_class", "noise_rate_per_class")
+    )
     shares, lines = [], []
-    for k, of_class in enumerate(accuracy):
+    for k in range(num_classes):
         own = run.label == k
         total, flagged = int(own.sum()), int((own & run.flagged).sum())
-        line = [_name(run, k), f"{total:,}", f"{flagged:,}", _share(flagged, total)]
-        line.append(_percent(number({"value": of_class}, "value", where), 1))
+        line = [_name(run, k), f"{total:,}", _percent_of(expected, k), f"{flagged:,}"]
+        line += [_share(flagged, total), _percent_of(accuracy, k)]
         if run.wrong is not None:
             wrong = int((own & run.wrong).sum())
             caught = int((own & run.wrong & run.flagged).sum())
@@ -227,6 +257,11 @@ def _classes(run: Run) -> Lines:
 
 def _share(part: int, whole: int) -> str:
     return _percent(part / whole, 1) if whole else NONE
+
+
+def _percent_of(fractions: np.ndarray | None, k: int) -> str:
+    known = fractions is not None and not np.isnan(fractions[k])
+    return _percent(fractions[k] if known else None, 1)
 
 
 def _percent(fraction: float | None, digits: int) -> str:
@@ -242,7 +277,10 @@ def _gallery(run: Run) -> list[Cell]:
             suggested_label=_name(run, run.suggested_label[i]),
             true_label=None if run.true_label is None else _name(run, run.true_label[i]),
             wrong=run.wrong is not None and bool(run.wrong[i]),
-            quality=run.quality[i],
+            quality=quality_text(run, i),
+            confidence=chance(run.suggestion_confidence[i]) if run.calibrated else None,
+            flagged=bool(run.flagged[i]),
+            apply=bool(run.apply[i]),
             picture=_thumbnail(image),
             small=max(image.shape) <= THUMBNAIL,
         )

@@ -18,6 +18,7 @@ from sop_jax.label_issues import CSV_COLUMNS, from_cell
 DIAGNOSTIC = "diagnostic_"  # what a method's own arrays are called in predictions.npz
 MEND = "restore the file, or train again in an empty --workdir"
 MAX_DEPTH = 20  # of the objects and lists in a JSON file; ours have three
+UNGRADED = ("nan", "False")  # confidence and apply_suggestion in a list from before it had them
 MAX_CELL = 2**31 - 1  # characters in a cell of label_issues.csv; csv's own limit is 131,072
 
 
@@ -41,6 +42,8 @@ class Run:
     true_label: np.ndarray | None  # int32 [n], where known
     quality: np.ndarray  # float64 [n], 0 bad .. 1 good
     flagged: np.ndarray  # bool [n]
+    suggestion_confidence: np.ndarray  # float64 [n], probability that the suggestion is right
+    apply: np.ndarray  # bool [n], the suggestion is safe enough to take unseen
     score: np.ndarray  # float64 [n], 1 - quality at full precision
     margin: np.ndarray  # float64 [n], running mean of the given-label margin
     diagnostics: dict[str, np.ndarray]  # the method's own, float64 [n] each, perhaps not finite
@@ -54,8 +57,13 @@ class Run:
 
     @property
     def label_after(self) -> np.ndarray:
-        """int32 [n]: the suggested label where flagged, the given label elsewhere."""
-        return np.where(self.flagged, self.suggested_label, self.label)
+        """int32 [n]: the suggested label where it is to be applied, the given label elsewhere."""
+        return np.where(self.apply, self.suggested_label, self.label)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether quality is a probability; lists from before only rank and grade no suggestion."""
+        return not np.any(np.isnan(self.suggestion_confidence))
 
     @property
     def rankings(self) -> dict[str, np.ndarray]:
@@ -72,6 +80,26 @@ class Run:
     def value(self, key: str) -> float | None:
         """Returns a number of summary.json, or None where it is unknown."""
         return number(self.summary, key, self.workdir / "summary.json")
+
+    def array(self, key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Returns float64 `shape` from nested lists of summary.json; None where it is unknown.
+
+        Entries that are null or not finite are NaN.
+
+        Raises:
+            UserError: the lists have another shape, or hold what is no number.
+        """
+        content = self.summary.get(key)
+        if content is None:
+            return None
+        try:
+            array = np.array(content, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            array = None
+        if array is None or array.shape != shape:
+            size = " x ".join(map(str, shape))
+            raise _damaged(self.workdir / "summary.json", f"{key} is not {size} numbers")
+        return np.where(np.isfinite(array), array, np.nan)
 
 
 def seed_folders(workdir: Path, seeds: Sequence[int]) -> list[Path]:
@@ -128,6 +156,8 @@ def read_run(workdir: str | Path) -> Run:
         true_label=_read_truth(folder / "labels.npz", issues, len(names)),
         quality=issues["label_quality"],
         flagged=issues["is_label_issue"],
+        suggestion_confidence=issues["suggestion_confidence"],
+        apply=issues["apply_suggestion"],
         score=score,
         margin=margin,
         diagnostics=diagnostics,
@@ -209,9 +239,20 @@ def _read_epochs(path: Path) -> list[dict[str, float | None]]:
 
 
 def read_issues(path: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the CSV_COLUMNS of label_issues.csv, labels as class numbers."""
+    """Returns the CSV_COLUMNS of label_issues.csv, labels as class numbers.
+
+    A list from before it graded suggestions has confidence NaN, and none to apply.
+    """
     class_of = {name: k for k, name in enumerate(class_names)}
     flags = {"true": True, "1": True, "false": False, "0": False}
+
+    def to_class(cell: str) -> int:
+        return class_of[from_cell(cell)]
+
+    def to_flag(cell: str) -> bool:
+        return flags[cell.lower()]
+
+    converters = (from_cell, to_class, to_class, float, to_flag, float, to_flag)
     entries = []
     line = 1
     usual = csv.field_size_limit(MAX_CELL)
@@ -219,19 +260,13 @@ def read_issues(path: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
         with _require(path).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            where = [header.index(column) for column in CSV_COLUMNS]
+            graded = not set(header).isdisjoint(CSV_COLUMNS[-2:])
+            columns, rest = (CSV_COLUMNS, ()) if graded else (CSV_COLUMNS[:-2], UNGRADED)
+            where = [header.index(column) for column in columns]
             for cells in reader:
                 line += 1
-                name, label, suggested_label, quality, flag = (cells[i] for i in where)
-                entries.append(
-                    (
-                        from_cell(name),
-                        class_of[from_cell(label)],
-                        class_of[from_cell(suggested_label)],
-                        float(quality),
-                        flags[flag.lower()],
-                    )
-                )
+                own = (*(cells[i] for i in where), *rest)
+                entries.append([to(cell) for to, cell in zip(converters, own, strict=True)])
     except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
         raise _damaged(path, f"line {line}: {error}") from error
     finally:
@@ -239,7 +274,7 @@ def read_issues(path: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
     if not entries:
         raise _damaged(path, "no label in it")
     ids, *columns = zip(*entries, strict=True)
-    dtypes = (np.int32, np.int32, np.float64, bool)
+    dtypes = (np.int32, np.int32, np.float64, bool, np.float64, bool)
     arrays = [np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)]
     return dict(zip(CSV_COLUMNS, [ids, *arrays], strict=True))
 

@@ -1,13 +1,27 @@
 """Writes the files of a finished run by arithmetic, for the tests of the page and the table."""
 
 import copy
+import csv
 import hashlib
 import json
 
 import numpy as np
 
-from sop_jax.label_issues import LabelIssues, write_csv
+from sop_jax.label_issues import CSV_COLUMNS, to_cell
 
+VERDICT = (  # keys of summary.json that older runs lack
+    "noise_rate_low",
+    "noise_rate_high",
+    "noise_rate_estimates",
+    "noise_rate_per_class",
+    "transition_matrix",
+    "held_out_accuracy",
+    "warnings",
+    "label_issues_flagged",
+    "suggestions_applied",
+    "test_labels_doubtful",
+    "expected_calibration_error",
+)
 CONFIG = {
     "seed": 0,
     "epochs": 12,
@@ -44,6 +58,31 @@ def write_summary(workdir, config=None, **summary):
     (workdir / "summary.json").write_text(json.dumps(named | summary))
 
 
+def write_list(path, ids, quality, flagged, apply, confidence, **labels):
+    """Writes label_issues.csv, worst first; `labels`: given, predicted and perhaps true names."""
+    columns = list(CSV_COLUMNS) + ["true_label"] * ("true" in labels)
+    names = {key: [to_cell(name) for name in values] for key, values in labels.items()}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for i in np.argsort(quality, kind="stable"):
+            cells = [ids[i], names["given"][i], names["predicted"][i], f"{quality[i]:.8g}"]
+            cells += [flagged[i], f"{confidence[i]:.8g}", apply[i]]
+            writer.writerow(cells + [names["true"][i]] if "true" in labels else cells)
+
+
+def make_old(workdir):
+    """Makes a run folder one from before suggestions were graded and quality was a probability."""
+    path = workdir / "label_issues.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(line[:5] + line[7:] for line in lines)
+    summary = json.loads((workdir / "summary.json").read_text())
+    kept = {key: value for key, value in summary.items() if key not in VERDICT}
+    (workdir / "summary.json").write_text(json.dumps(kept))
+
+
 def write_run(
     workdir,
     count=300,
@@ -55,6 +94,7 @@ def write_run(
     epochs=12,
     seed=0,
     names=None,
+    warnings=(),
 ):
     """Writes a whole run folder: 40 % wrong labels, a score that finds nearly all of them.
 
@@ -63,8 +103,8 @@ def write_run(
       noise_model: whether the method has one, which it shows in the diagnostic `strength`.
 
     Returns:
-      What the report should show: summary, label, true_label, flagged, order (worst label first)
-      and names.
+      What the report should show: summary, label, suggested_label, true_label, quality, flagged,
+      apply, confidence, order (worst label first) and names.
     """
     rng = np.random.default_rng(seed)
     names = list(names or [f"class {k}" for k in range(num_classes)])
@@ -76,12 +116,19 @@ def write_run(
     margin = np.where(wrong, rng.normal(-3, 2, count), rng.normal(4, 2, count))
     score = 1 / (1 + np.exp(margin / 2 - 4 * strength * noise_model))
     flagged = score > 0.5
-    suggested_label = np.where(rng.random(count) < 0.95, true_label, label)
+    found = wrong & (rng.random(count) < 0.95)
+    other_label = np.where(found, true_label, (label + 1) % num_classes)
+    suggested_label = np.where(flagged, other_label, label)
+    quality = 1 - score
+    confidence = np.where(flagged, 0.98 * score, quality)
+    apply = flagged & (confidence >= 0.9)
     order = np.argsort(-score)
     ids = np.arange(1000, 1000 + count)
 
     caught = (flagged & wrong).sum()
-    after = np.where(flagged, suggested_label, label)
+    after = np.where(apply, suggested_label, label)
+    pairs = np.zeros((num_classes, num_classes))
+    np.add.at(pairs, (np.where(flagged, suggested_label, label), label), 1)
     truth_based = {
         "noise_rate_actual": float(wrong.mean()),
         "label_issue_auroc": 0.9876,
@@ -91,11 +138,27 @@ def write_run(
         "label_issue_f1": float(2 * caught / (flagged.sum() + wrong.sum())),
         "label_accuracy_before": float(1 - wrong.mean()),
         "label_accuracy_after": float((after == true_label).mean()),
+        "expected_calibration_error": 0.0123,
         "margin_auroc": 0.9321,
     }
     summary = {
         "epochs": epochs,
-        "noise_rate_estimated": 0.3912 if noise_model else None,
+        "noise_rate_estimated": 0.3912,
+        "noise_rate_low": 0.3523,
+        "noise_rate_high": 0.4234,
+        "noise_rate_estimates": {"held-out networks": 0.3912, "neighbours": 0.3645},
+        "noise_rate_per_class": [
+            float(score[label == k].mean()) if np.any(label == k) else None
+            for k in range(num_classes)
+        ],
+        "transition_matrix": (
+            (pairs + np.eye(num_classes)) / (pairs.sum(1, keepdims=True) + 1)
+        ).tolist(),
+        "held_out_accuracy": 0.58,
+        "warnings": list(warnings),
+        "label_issues_flagged": int(flagged.sum()),
+        "suggestions_applied": int(apply.sum()),
+        "test_labels_doubtful": not known,
         "test_accuracy_last": 0.9741,
         "test_accuracy_best": 0.9823,
         "best_epoch": 9,
@@ -156,6 +219,7 @@ def write_run(
         workdir / "predictions.npz",
         train_id=ids,
         train_pred_probs=probabilities,
+        held_out_pred_probs=probabilities,
         test_id=np.arange(5),
         test_pred_probs=probabilities[:5],
         train_given_label=label,
@@ -163,10 +227,11 @@ def write_run(
         noise_score=score.astype(np.float32),
         **({"diagnostic_strength": strength.astype(np.float32)} if noise_model else {}),
     )
-    issues = LabelIssues(1 - score, suggested_label, flagged)
-    write_csv(
-        workdir / "label_issues.csv", ids, label, issues, names, true_label if known else None
-    )
+    numbers = {"given": label, "predicted": suggested_label}
+    numbers |= {"true": true_label} if known else {}
+    labels = {key: [names[k] for k in values] for key, values in numbers.items()}
+    path = workdir / "label_issues.csv"
+    write_list(path, ids, quality, flagged, apply, confidence, **labels)
     worst = order[:100]
     grid = np.linspace(0, 200, size * size).reshape(1, size, size, 1)
     images = (grid + rng.integers(0, 55, (len(worst), size, size, channels))).astype(np.uint8)
@@ -174,7 +239,11 @@ def write_run(
     return {
         "summary": summary,
         "label": label,
+        "suggested_label": suggested_label,
         "true_label": true_label,
+        "quality": quality,
+        "apply": apply,
+        "confidence": confidence,
         "flagged": flagged,
         "order": order,
         "names": names,

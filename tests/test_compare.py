@@ -38,6 +38,8 @@ def three_seeds(tmp_path):
             test_accuracy_best=value + 0.01,
             label_issue_auroc=0.99,
             noise_rate_actual=None,
+            noise_rate_estimated=0.4 + 0.01 * seed,
+            label_accuracy_after=0.98,
             images_per_second=1000.0 * (seed + 1),
         )
         for seed, value in values.items()
@@ -63,6 +65,8 @@ def test_table(three_seeds):
     assert row["test_accuracy_best (diagnostic)"] == "0.9700 +- 0.0100"
     assert row["label_issue_auroc"] == "0.9900 +- 0.0000"
     assert row["noise_rate_actual"] == "–"
+    assert row["noise_rate_estimated"] == "0.4100 +- 0.0100"
+    assert row["label_accuracy_after"] == "0.9800 +- 0.0000"
     assert row["images_per_second"] == "2,000 +- 1,000"
     assert (row["n"], row["seeds"]) == ("3", "0, 1, 2")
     assert "differs in" not in row

@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from sop_jax.data import noise, sources
+from sop_jax.label_issues import CSV_COLUMNS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -59,14 +60,15 @@ def test_own_loop_example_runs_and_finds_wrong_labels():
     assert np.mean(np.argmax(names["apply"](params, images), 1) == digits.labels) > 0.9
 
 
-def test_the_csv_example_prints_flagged_labels(tmp_path, monkeypatch, capsys):
-    columns = "id,given_label,predicted_label,label_quality,is_label_issue\n"
+def test_the_csv_example_takes_what_is_safe_and_prints_the_rest(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "runs" / "digits_sop"
     folder.mkdir(parents=True)
-    (folder / "label_issues.csv").write_text(f"{columns}7,3,5,0.1,True\n8,2,2,0.9,False\n")
+    lines = ("6,1,4,0.01,True,0.98,True", "7,3,5,0.1,True,0.6,False", "8,2,2,0.9,False,0.9,False")
+    (folder / "label_issues.csv").write_text("\n".join([",".join(CSV_COLUMNS), *lines]) + "\n")
     monkeypatch.chdir(tmp_path)
-    exec(python_blocks(RUNS)[0], {})
+    exec(python_blocks(RUNS)[0], made := {})
     assert capsys.readouterr().out == "7 3 -> 5\n"
+    assert [row["label"] for row in made["rows"]] == ["4", "3", "2"]
 
 
 def test_quick_start_blocks():

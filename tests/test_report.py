@@ -1,5 +1,7 @@
 """The page: what it says, that it needs nothing from outside, clear errors for damaged folders."""
 
+import csv
+import html as markup
 import json
 import os
 import re
@@ -10,13 +12,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from fake_run import write_run
+from fake_run import make_old, write_run
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from sop_jax import report
+from sop_jax import panels, plots, report
 from sop_jax.errors import UserError
 from sop_jax.heat_maps import count_pairs
+from sop_jax.palette import LIGHT
 from sop_jax.run_folder import number, read_run
 
 VOID = {"meta", "img", "br", "source", "link", "hr"}
@@ -114,7 +118,10 @@ def test_numbers_drawn_from_the_rows(known):
         own = label == k
         share = 100 * (own & flagged).sum() / own.sum()
         accuracy = 100 * facts["summary"]["test_accuracy_per_class"][k]
-        assert f"{name} {own.sum()} {(own & flagged).sum()} {share:.1f} % {accuracy:.1f} %" in text
+        expected = 100 * facts["summary"]["noise_rate_per_class"][k]
+        assert abs(expected - share) > 0.05  # so that one cannot stand for the other
+        line = f"{name} {own.sum()} {expected:.1f} % {(own & flagged).sum()} {share:.1f} %"
+        assert f"{line} {accuracy:.1f} %" in text
     run = read_run(workdir)
     strength = run.diagnostics["strength"]
     numbers = f"{strength.min():.4g} {np.median(strength):.4g} {strength.max():.4g}"
@@ -123,9 +130,10 @@ def test_numbers_drawn_from_the_rows(known):
     assert f"strength alone {area:.3f}" in text
     assert text.count("✗ truly wrong") == wrong[order[:100]].sum()
     assert text.count("✓ given label is right") == 100 - wrong[order[:100]].sum()
-    assert text.index(f"quality {run.quality[0]:.3f}") < text.index(
-        f"quality {run.quality[99]:.3f}"
+    assert text.index("right with < 0.1 %") < text.index(
+        f"right with {100 * run.quality[99]:.1f} %"
     )
+    assert text.count("right with < 0.1 %") == (run.quality[:100] < 0.001).sum() > 3
 
 
 def test_names_are_escaped(known):
@@ -147,7 +155,7 @@ def test_gallery_holds_every_image_at_its_own_size(known, blind):
 def test_what_cannot_be_known_is_a_dash_with_its_reason(blind):
     text = Page(blind[2]).text
     for expected in (
-        "Noise rate, estimated – (this method estimates none) actual – (true labels unknown)",
+        "neighbours 36.4 % actual – (true labels unknown)",
         "Label accuracy, before → after – (true labels unknown)",
         "Label-issue AUROC – (true labels unknown) AUPRC – · F1 –",
         "at the best validation epoch – (no validation split)",
@@ -192,8 +200,8 @@ def test_plots_open(which, expected, request):
 def test_dark_and_light_figures_differ(known):
     page = Page(known[2])
     dark = page.all("source", "srcset")
-    assert len(dark) == 11
-    assert page.all("source", "media") == ["(prefers-color-scheme: dark)"] * 11
+    assert len(dark) == 12
+    assert page.all("source", "media") == ["(prefers-color-scheme: dark)"] * 12
     assert not set(dark) & set(page.all("img", "src"))
 
 
@@ -262,6 +270,19 @@ DAMAGE = [
     ("label_issues.csv", _truncate, "damaged"),
     ("label_issues.csv", lambda path: path.write_text("id,label\n1,2\n"), "line 1"),
     ("summary.json", _drop_class, "class 9"),
+    ("summary.json", lambda path: _edit_json(path, transition_matrix=[[1.0]]), "is not 10 x 10"),
+    (
+        "summary.json",
+        lambda path: _edit_json(path, noise_rate_per_class=["many"] * 10),
+        "noise_rate_per_class is not 10 numbers",
+    ),
+    (
+        "summary.json",
+        lambda path: _edit_json(path, noise_rate_estimates={"neighbours": "many"}),
+        "neighbours is 'many', wanted a number",
+    ),
+    ("label_issues.csv", lambda path: _edit_list(path, apply_suggestion="perhaps"), "perhaps"),
+    ("label_issues.csv", lambda path: _edit_list(path, apply_suggestion=None), "line 1"),
     ("labels.npz", _truncate, "damaged"),
     ("predictions.npz", lambda path: np.savez(path, train_id=np.arange(3)), "noise_score"),
     ("predictions.npz", _nan_score, "finite"),
@@ -328,6 +349,21 @@ def _edit_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def _edit_list(path, **changes):
+    """Gives columns of label_issues.csv one value in every line, or drops them for None."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row | changes for row in csv.DictReader(file)]
+    columns = [name for name, value in rows[0].items() if value is not None]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _text(workdir):
+    return Page(report.write_report(workdir).read_text(encoding="utf-8")).text
+
+
 def test_every_diagnostic_is_drawn_and_ranked_whatever_its_name(tmp_path):
     facts = write_run(tmp_path, names=NAMES)
     path = tmp_path / "predictions.npz"
@@ -359,8 +395,9 @@ def test_every_diagnostic_is_drawn_and_ranked_whatever_its_name(tmp_path):
 
 
 def test_an_old_folder_still_makes_a_page(tmp_path):
-    """One from before diagnostics had names of their own, with numbers that nobody reads now."""
-    write_run(tmp_path, count=20)
+    """One from before suggestions were graded, and before diagnostics had names of their own."""
+    facts = write_run(tmp_path)
+    make_old(tmp_path)
     path = tmp_path / "predictions.npz"
     arrays = _arrays(path)
     np.savez(path, u_squared=arrays.pop("diagnostic_strength"), **arrays)
@@ -368,6 +405,18 @@ def test_an_old_folder_still_makes_a_page(tmp_path):
     text = Page(report.write_report(tmp_path).read_text(encoding="utf-8")).text
     assert "this method keeps none" in text
     assert "sessions" not in text and "in all 14 s · compiling 3 s" in text
+    flagged = facts["flagged"].sum()
+    assert f"About 39.1 % of the labels look wrong : {flagged} are flagged. Test accuracy" in text
+    assert "after taking every suggestion for a flagged label" in text
+    assert "Estimated transition" not in text and "Reliability" not in text
+    assert "right with" not in text and f"quality {facts['quality'].min():.3f}" in text
+    run = read_run(tmp_path)
+    assert not run.calibrated and not run.apply.any() and np.isnan(run.suggestion_confidence).all()
+    assert run.label_after.tolist() == run.label.tolist()
+    _edit_json(tmp_path / "summary.json", noise_rate_estimated=None)
+    text = Page(report.write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert f"{flagged} of 300 labels are flagged. Test accuracy" in text
+    assert "Noise rate, estimated – (not estimated)" in text
 
 
 def test_a_resumed_run_counts_its_sessions_and_keeps_its_start(tmp_path):
@@ -427,3 +476,194 @@ def test_a_page_in_an_ascii_locale(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "truck 卡车" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_verdict_is_read_row_by_row(known):
+    workdir, facts, _ = known
+    run, order = read_run(workdir), facts["order"]
+    assert run.calibrated
+    assert run.apply.tolist() == facts["apply"][order].tolist()
+    assert np.allclose(run.suggestion_confidence, facts["confidence"][order], atol=1e-7)
+    assert 0 < run.apply.sum() < run.flagged.sum()
+    after = np.where(run.apply, run.suggested_label, run.label)
+    assert run.label_after.tolist() == after.tolist()
+    assert np.mean(run.label_after == run.true_label) == pytest.approx(
+        facts["summary"]["label_accuracy_after"]
+    )
+
+
+def test_the_verdict_stands_first_in_words(known):
+    _, facts, html = known
+    flagged, applied = facts["flagged"].sum(), facts["apply"].sum()
+    verdict = (
+        f"About 39.1 % of the labels look wrong (between 35.2 and 42.3 %): {flagged} are flagged, "
+        f"of which {applied} have a suggestion safe enough to take unseen."
+    )
+    differ = "estimated in 2 ways that differ: held-out networks 39.1 %, neighbours 36.4 %."
+    text = Page(html).text
+    assert text.index(verdict) < text.index(differ) < text.index("Test accuracy, last epoch")
+    assert "Warning" not in text
+    for expected in (
+        "between 35.23 % and 42.34 % held-out networks 39.1 % · neighbours 36.4 %",
+        f"Flagged labels {flagged} {100 * flagged / 300:.2f} % of 300 training rows {applied} with",
+        "after taking every suggestion marked apply_suggestion",
+        "calibration error of the quality 0.012",
+        f"Of the {applied} suggestions marked apply_suggestion,",
+    ):
+        assert expected in text, expected
+    right = (facts["suggested_label"] == facts["true_label"])[facts["apply"]].mean()
+    assert f"suggestions marked apply_suggestion, {100 * right:.1f} % are right" in text
+
+
+def test_nothing_wrong_is_said_where_nothing_is_flagged(tmp_path):
+    write_run(tmp_path)
+    _edit_list(tmp_path / "label_issues.csv", is_label_issue="False", apply_suggestion="False")
+    rates = {"noise_rate_estimated": 0.0042, "noise_rate_low": 0.0, "noise_rate_high": 0.0123}
+    same = {"held-out networks": 0.0042, "neighbours": 0.00421}
+    _edit_json(tmp_path / "summary.json", noise_rate_estimates=same, **rates)
+    text = _text(tmp_path)
+    assert (
+        "Nothing wrong found: none of the 300 labels is more likely wrong than right. "
+        "The estimated share of wrong labels is 0.42 % (between 0.00 and 1.23 %)."
+    ) in text
+    assert "ways that differ" not in text  # nor do they, as they are written
+    assert "look wrong" not in text and "suggestions marked apply_suggestion," not in text
+
+
+def test_no_suggestion_that_is_safe_is_said(tmp_path):
+    write_run(tmp_path, count=40)
+    path = tmp_path / "label_issues.csv"
+    _edit_list(path, apply_suggestion="False")
+    assert "are flagged, none with a suggestion safe enough to take unseen." in _text(tmp_path)
+    _edit_list(path, is_label_issue="False")
+    lines = path.read_text().splitlines()
+    for flags, words in (
+        ("True,{},False", "1 is flagged, none with a suggestion safe"),
+        ("True,{},True", "1 is flagged, with a suggestion safe enough to take unseen."),
+    ):
+        first = lines[1].split(",")
+        first[4:7] = flags.format(first[5]).split(",")
+        path.write_text("\n".join([lines[0], ",".join(first), *lines[2:]]) + "\n")
+        assert words in _text(tmp_path)
+
+
+def test_every_warning_is_a_line_of_its_own(tmp_path):
+    write_run(tmp_path, count=40, warnings=("Class <3> looks odd.", "Look at the top."))
+    html = report.write_report(tmp_path).read_text(encoding="utf-8")
+    assert Page(html).all("p", "class").count("warning") == 2
+    assert (
+        "Warning: Class <3> looks odd. Warning: Look at the top. Test accuracy" in Page(html).text
+    )
+
+
+def test_doubtful_test_labels_are_no_accuracy(known, blind):
+    doubtful, sure = Page(blind[2]).text, Page(known[2]).text
+    assert "Agreement with the given test labels, last epoch 97.41 %" in doubtful
+    assert (
+        "these labels may be wrong too" in doubtful and "share flagged test agreement" in doubtful
+    )
+    assert "Test accuracy, last epoch" not in doubtful
+    assert "may be wrong too" not in sure and "share flagged test accuracy" in sure
+    for workdir, label in ((blind[0], "test, given labels"), (known[0], "test")):
+        axes = Figure().subplots()
+        panels.draw_accuracy(axes, LIGHT, read_run(workdir))
+        assert axes.get_legend().get_texts()[0].get_text() == label
+
+
+def test_the_gallery_says_what_to_do_with_each_label(known):
+    workdir, _, html = known
+    run = read_run(workdir)
+    words = np.where(run.apply, "safe to take", "look by hand")[:100]
+    assert run.flagged[:100].all()
+    wall = Page(html.split('<div class="wall">')[1].split("<h2>")[0]).text
+    assert re.findall("safe to take|look by hand|not flagged", wall) == words.tolist()
+    sure = f"{100 * run.suggestion_confidence[0]:.1f} %"
+    names = [run.class_names[k] for k in (run.label[0], run.suggested_label[0])]
+    assert f"{names[0]} → {names[1]} ({sure}) right with < 0.1 %" in wall
+
+
+def test_rows_that_are_not_flagged_say_so(tmp_path):
+    facts = write_run(tmp_path, count=20)
+    wall = _text(tmp_path)
+    assert wall.count(" not flagged") == 20 - facts["flagged"].sum() > 0
+
+
+@pytest.mark.parametrize(
+    "probability, text",
+    [
+        (0.0, "0.0 %"),
+        (3e-9, "< 0.1 %"),
+        (0.003, "0.3 %"),
+        (0.5, "50.0 %"),
+        (0.99951, "> 99.9 %"),
+        (1.0, "100.0 %"),
+    ],
+)
+def test_a_chance_is_never_rounded_to_certainty(probability, text):
+    assert plots.chance(probability).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def test_reliability_by_hand(known):
+    quality = np.array([0.0, 0.08, 0.31, 0.33, 0.38, 1.0])
+    right = np.array([False, True, True, False, False, True])
+    means, shares, counts = panels.reliability(quality, right)
+    np.testing.assert_allclose(means, [0.04, 0.34, 1.0])
+    np.testing.assert_allclose(shares, [0.5, 1 / 3, 1.0])
+    assert counts.tolist() == [2, 3, 1]
+
+    run, axes = read_run(known[0]), Figure().subplots()
+    panels.draw_reliability(axes, LIGHT, run)
+    edges, error = np.linspace(0, 1, 11), 0.0
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        part = (run.quality >= low) & (run.quality < high)
+        if part.any():
+            gap = run.quality[part].mean() - (~run.wrong[part]).mean()
+            error += part.mean() * abs(gap)
+    assert f"(ECE) {error:.3f}" in axes.get_legend().get_texts()[0].get_text()
+    assert sum(int(text.get_text()) for text in axes.texts) == 300
+    assert "Reliability of the quality" in Page(known[2]).all("img", "alt")
+
+
+def test_the_threshold_of_a_calibrated_quality_is_one_half(known, tmp_path):
+    write_run(tmp_path)
+    make_old(tmp_path)
+    old = read_run(tmp_path)
+    for run, threshold in ((read_run(known[0]), 0.5), (old, old.quality[old.flagged].max())):
+        axes = Figure().subplots()
+        panels.draw_quality(axes, LIGHT, run)
+        assert axes.lines[0].get_xdata()[0] == threshold
+
+
+def test_transitions_are_the_summary_s_and_the_counted_one(known, blind):
+    workdir, facts, html = known
+    matrices = []
+    for panel in plots._confusion(read_run(workdir))[1:]:
+        axes = Figure().subplots()
+        panel.draw(axes, LIGHT)
+        matrices.append(np.nan_to_num(axes.images[0].get_array().filled(0)))
+    true_label, label = facts["true_label"], facts["label"]
+    actual = np.array(
+        [[np.mean(label[true_label == r] == c) for c in range(10)] for r in range(10)]
+    )
+    for matrix, expected in zip(
+        matrices, (np.array(facts["summary"]["transition_matrix"]), actual), strict=True
+    ):
+        np.testing.assert_allclose(matrix, np.where(expected >= 0.005, expected, 0))
+    assert not np.allclose(*matrices, atol=0.01)
+    titles = Page(blind[2]).all("img", "alt")
+    assert "Estimated transition" in titles and "Actual transition" not in titles
+
+
+def test_the_code_of_the_page_takes_what_is_safe(tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    write_run(tmp_path)
+    html = report.write_report(tmp_path).read_text(encoding="utf-8")
+    code = markup.unescape(re.search("<pre><code>(.*?)</code></pre>", html, re.DOTALL)[1])
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    exec(code, made)
+    run = read_run(tmp_path)
+    assert made["rows"]["label"].tolist() == [run.class_names[k] for k in run.label_after]
+    left = run.flagged & ~run.apply
+    assert 0 < left.sum() == made["doubtful"].sum()
+    assert made["clean"]["id"].tolist() == [run.ids[i] for i in np.flatnonzero(~left)]
