@@ -158,7 +158,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
             "convolution inside a loop about 40 times slower; set it to 1, or 0 to choose"
         )
     if config.crossfit_epochs is None:
-        config.crossfit_epochs = max(1, config.epochs // 4)
+        config.crossfit_epochs = max(1, config.epochs // 5)
     notes = fit(config, dataset, len(jax.devices()), idle(config))
     problem = problem_of(config, dataset)
     published = methods.from_config(config.method, problem).defaults(problem)
