@@ -189,6 +189,7 @@ def judge(arrays: dict) -> label_issues.Verdict:
     return label_issues.judge_rows(
         label=arrays["label"],
         probs=arrays["probs"],
+        margin=arrays["margin"],
         held_out=arrays.get("held_out"),
         features=arrays["features"],
     )

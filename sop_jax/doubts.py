@@ -38,12 +38,12 @@ def warnings(
             "Either the network has memorised wrong labels (then train for fewer epochs), or one "
             "of the two sees the images badly: look through the head of the list before the rest."
         )
-    if held_out_accuracy is not None and held_out_accuracy < 1 - rate - UNDERFITS:
+    if underfits(held_out_accuracy, rate):
         found.append(
             f"The network underfits: on rows it was not trained on it agrees with "
             f"{_percent(held_out_accuracy)} of the given labels, where about {_percent(1 - rate)} "
             "would be expected if wrong labels were the only reason. Many flagged labels will be "
-            "right ones of images it cannot read; take only the suggestions marked to be applied."
+            "right ones of images it cannot read, so no suggestion is marked to be taken unseen."
         )
     counts = np.bincount(label, minlength=len(class_names))
     hits = np.bincount(label, weights=flagged, minlength=len(class_names))
@@ -61,6 +61,16 @@ def warnings(
             f"{' and others' if len(small) > 10 else ''}. Verdicts on them rest on little."
         )
     return tuple(found)
+
+
+def underfits(held_out_accuracy: float | None, rate: float) -> bool:
+    """Whether held-out agreement with given labels is lower than wrong labels alone explain.
+
+    Args:
+      held_out_accuracy: None where it is not known: then False.
+      rate: the estimated share of wrong labels.
+    """
+    return held_out_accuracy is not None and held_out_accuracy < 1 - rate - UNDERFITS
 
 
 def _percent(share: float) -> str:

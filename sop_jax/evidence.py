@@ -76,6 +76,7 @@ def judge(experiment: Experiment, evidence: Evidence) -> Verdict:
     return judge_rows(
         evidence.label,
         evidence.probs,
+        evidence.margin,
         evidence.held_out,
         evidence.features,
         experiment.dataset.class_names,

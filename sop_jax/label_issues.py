@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
-from sop_jax.doubts import warnings
+from sop_jax.doubts import underfits, warnings
 from sop_jax.files import write_bytes
 from sop_jax.neighbours import NEIGHBOURS, votes
 from sop_jax.noise_model import (
@@ -35,7 +35,8 @@ CSV_COLUMNS = (
     "apply_suggestion",
 )
 # A suggestion is marked to be taken unseen from this probability on, where the network itself, for
-# all that it was trained on the given label, predicted the suggested one on the average of training
+# all that it was trained on the given label, predicted the suggested one on the average over
+# training, and where it does not underfit: then clean labels look as wrong as wrong ones
 SAFE = 0.9
 LEAST_RATE = 0.01  # below which nothing is taken unseen: the few that stand out may be right
 MOST_ROWS = 50_000  # that models are fitted to; more are read with the same models
@@ -77,6 +78,7 @@ def sampled(rows: int) -> np.ndarray:
 def judge_rows(
     label: np.ndarray,
     probs: np.ndarray,
+    margin: np.ndarray,
     held_out: np.ndarray | None,
     features: np.ndarray,
     class_names: Sequence[str] | None = None,
@@ -86,6 +88,7 @@ def judge_rows(
     Args:
       label: int32 [n], the given labels.
       probs: float [n, K], mean training prediction over all epochs.
+      margin: float [n], mean over epochs of given logit minus largest other.
       held_out: float [n, K], predictions by networks that were not trained on the row; None where
         there are none.
       features: float [m, d], of the rows at `sampled(n)`.
@@ -107,7 +110,7 @@ def judge_rows(
     chosen = max(estimates, key=estimates.get)
     rate, transition = max(estimates[chosen], 0.1 / rows), models[chosen].transition
 
-    own_log = np.log(probs + 1e-6)
+    own_log = _own_log_probs(label, probs, margin)
     own = fit_own(own_log[some], label[some], transition, rate)
     # Neighbours that see less noise than held-out networks do: the network has memorised the rest,
     # and its own predictions are believed only so far.
@@ -125,24 +128,40 @@ def judge_rows(
             logits = trust * log_softmax(logits, axis=1) + (1 - trust) * log_softmax(honest, axis=1)
         log_odds[part], other[part], share[part] = _of_rows(logits, label[part])
     issues = _issues(label, log_odds - pull_for(log_odds, rate), other, share)
+    agreement = None if held_out is None else float(np.mean(held_out.argmax(1) == label))
     safe = issues.apply_suggestion & (probs.argmax(1) == issues.suggested_label)
-    issues = issues._replace(apply_suggestion=safe & (rate >= LEAST_RATE))
+    trusted = rate >= LEAST_RATE and not underfits(agreement, rate)
+    issues = issues._replace(apply_suggestion=safe & trusted)
     error = 1.96 * np.sqrt(rate * (1 - rate) / rows)
     wrong = np.bincount(label, weights=1 - issues.quality, minlength=num_classes)
     counts = np.bincount(label, minlength=num_classes)
-    agreement = None if held_out is None else float(np.mean(held_out.argmax(1) == label))
     names = [str(k) for k in range(num_classes)] if class_names is None else class_names
     return Verdict(
         issues=issues,
         noise_rate=rate,
-        noise_rate_low=max(0.0, min(estimates.values()) - error),
-        noise_rate_high=min(1.0, max(estimates.values()) + error),
+        noise_rate_low=float(max(0.0, min(estimates.values()) - error)),
+        noise_rate_high=float(min(1.0, max(estimates.values()) + error)),
         estimates=estimates,
         class_noise_rate=np.where(counts > 0, wrong / np.maximum(counts, 1), np.nan),
         transition=transition,
         held_out_accuracy=agreement,
         warnings=warnings(label, issues.is_issue, rate, estimates, agreement, names),
     )
+
+
+def _own_log_probs(label: np.ndarray, probs: np.ndarray, margin: np.ndarray) -> np.ndarray:
+    """Log of the mean training predictions [n, K], the given label's from both of its margins.
+
+    The mean probability and the mean logit each lose what the other keeps: one the certainty beyond
+    a few nines, the other the epochs of doubt.
+    """
+    rows = np.arange(len(label))
+    log_probs = np.log(np.asarray(probs, np.float64) + 1e-6)
+    others = log_probs.copy()
+    others[rows, label] = -np.inf
+    largest = others.max(axis=1)
+    log_probs[rows, label] = largest + (log_probs[rows, label] - largest + margin) / 2
+    return log_probs
 
 
 def _of_rows(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
