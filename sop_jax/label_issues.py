@@ -17,6 +17,7 @@ from sop_jax.doubts import underfits, warnings
 from sop_jax.files import write_bytes
 from sop_jax.neighbours import NEIGHBOURS, votes
 from sop_jax.noise_model import (
+    NoiseModel,
     fit,
     fit_own,
     log_posterior,
@@ -61,7 +62,7 @@ class Verdict(NamedTuple):
 
     issues: LabelIssues
     noise_rate: float  # share of wrong labels
-    noise_rate_low: float  # the interval spans both estimates and 95 % of sampling on either side
+    noise_rate_low: float  # the interval spans the estimates and 95 % of sampling on either side
     noise_rate_high: float
     estimates: dict[str, float]  # the share as each source sees it
     class_noise_rate: np.ndarray  # float [K], expected share wrong in each GIVEN class; nan: empty
@@ -105,8 +106,7 @@ def judge_rows(
         sources[HELD_OUT] = held_out_log[some]
     for name, log_probs in sources.items():
         models[name] = fit(log_probs, label[some])
-        log_odds = odds_of_given(log_posterior(models[name], log_probs, label[some]), label[some])
-        estimates[name] = float(np.mean(expit(-log_odds)))
+        estimates[name] = _share_wrong(models[name], log_probs, label[some])
     chosen = max(estimates, key=estimates.get)
     rate, transition = max(estimates[chosen], 0.1 / rows), models[chosen].transition
 
@@ -132,6 +132,13 @@ def judge_rows(
     safe = issues.apply_suggestion & (probs.argmax(1) == issues.suggested_label)
     trusted = rate >= LEAST_RATE and not underfits(agreement, rate)
     issues = issues._replace(apply_suggestion=safe & trusted)
+    lowest = min(estimates.values())
+    if underfits(agreement, rate):
+        # Both may take hard images for wrong labels; what the network has learnt of its own rows
+        # errs to the other side.
+        lowest = min(
+            lowest, _share_wrong(fit(own_log[some], label[some]), own_log[some], label[some])
+        )
     error = 1.96 * np.sqrt(rate * (1 - rate) / rows)
     wrong = np.bincount(label, weights=1 - issues.quality, minlength=num_classes)
     counts = np.bincount(label, minlength=num_classes)
@@ -139,7 +146,7 @@ def judge_rows(
     return Verdict(
         issues=issues,
         noise_rate=rate,
-        noise_rate_low=float(max(0.0, min(estimates.values()) - error)),
+        noise_rate_low=float(max(0.0, lowest - error)),
         noise_rate_high=float(min(1.0, max(estimates.values()) + error)),
         estimates=estimates,
         class_noise_rate=np.where(counts > 0, wrong / np.maximum(counts, 1), np.nan),
@@ -147,6 +154,12 @@ def judge_rows(
         held_out_accuracy=agreement,
         warnings=warnings(label, issues.is_issue, rate, estimates, agreement, names),
     )
+
+
+def _share_wrong(model: NoiseModel, log_probs: np.ndarray, label: np.ndarray) -> float:
+    """The share of wrong labels under a model."""
+    log_odds = odds_of_given(log_posterior(model, log_probs, label), label)
+    return float(np.mean(expit(-log_odds)))
 
 
 def _own_log_probs(label: np.ndarray, probs: np.ndarray, margin: np.ndarray) -> np.ndarray:
