@@ -1,6 +1,6 @@
 """Accuracy over every test example, the pass that ends an epoch, and neural collapse.
 
-The only module, with `label_issues.py`, that sees true labels.
+The only module, with `grading.py`, that sees true training labels.
 """
 
 import functools

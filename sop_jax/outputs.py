@@ -12,7 +12,8 @@ from sop_jax.evaluate import accuracy, accuracy_per_class
 from sop_jax.evidence import Evidence, judge
 from sop_jax.experiment import Experiment
 from sop_jax.files import read_json, write_arrays, write_json
-from sop_jax.label_issues import summarise, worst_first, write_csv
+from sop_jax.grading import summarise
+from sop_jax.label_issues import worst_first, write_csv
 from sop_jax.loop import Outcome
 
 GALLERY_SIZE = 100

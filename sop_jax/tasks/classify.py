@@ -27,7 +27,7 @@ from sop_jax.evaluate import (
 from sop_jax.evidence import read_evidence, read_tracked
 from sop_jax.experiment import Experiment, build, memory_of, resolve
 from sop_jax.finished import mark, reopen
-from sop_jax.label_issues import auroc
+from sop_jax.grading import auroc
 from sop_jax.lock import locked
 from sop_jax.loop import train
 from sop_jax.mesh import make_mesh, put, replicated
