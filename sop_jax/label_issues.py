@@ -97,21 +97,20 @@ def judge_rows(
     """
     rows, num_classes = probs.shape
     some = sampled(rows)
-    estimates, models, held_out_log = {}, {}, None
+    estimates, models = {}, {}
     near = votes(features, label[some], num_classes)
     count = min(NEIGHBOURS, len(some) - 1)
     sources = {NEIGHBOUR: np.log(near + 0.5 / count)}
     if held_out is not None:
-        held_out_log = np.log(held_out + 1e-4)
-        sources[HELD_OUT] = held_out_log[some]
+        sources[HELD_OUT] = _held_out_log_probs(held_out[some])
     for name, log_probs in sources.items():
         models[name] = fit(log_probs, label[some])
         estimates[name] = _share_wrong(models[name], log_probs, label[some])
     chosen = max(estimates, key=estimates.get)
     rate, transition = max(estimates[chosen], 0.1 / rows), models[chosen].transition
 
-    own_log = _own_log_probs(label, probs, margin)
-    own = fit_own(own_log[some], label[some], transition, rate)
+    own_log = _own_log_probs(label[some], probs[some], margin[some])
+    own = fit_own(own_log, label[some], transition, rate)
     # Neighbours that see less noise than held-out networks do: the network has memorised the rest,
     # and its own predictions are believed only so far.
     trust = 1.0
@@ -122,9 +121,12 @@ def judge_rows(
     log_odds, other, share = np.empty(rows), np.empty(rows, np.int32), np.empty(rows)
     for start in range(0, rows, _CHUNK):
         part = slice(start, start + _CHUNK)
-        logits = log_posterior_of_own(own, own_log[part], label[part], transition)
+        logits = log_posterior_of_own(
+            own, _own_log_probs(label[part], probs[part], margin[part]), label[part], transition
+        )
         if trust < 1:
-            honest = log_posterior(models[HELD_OUT], held_out_log[part], label[part])
+            seen = _held_out_log_probs(held_out[part])
+            honest = log_posterior(models[HELD_OUT], seen, label[part])
             logits = trust * log_softmax(logits, axis=1) + (1 - trust) * log_softmax(honest, axis=1)
         log_odds[part], other[part], share[part] = _of_rows(logits, label[part])
     issues = _issues(label, log_odds - pull_for(log_odds, rate), other, share)
@@ -136,9 +138,7 @@ def judge_rows(
     if underfits(agreement, rate):
         # Both may take hard images for wrong labels; what the network has learnt of its own rows
         # errs to the other side.
-        lowest = min(
-            lowest, _share_wrong(fit(own_log[some], label[some]), own_log[some], label[some])
-        )
+        lowest = min(lowest, _share_wrong(fit(own_log, label[some]), own_log, label[some]))
     error = 1.96 * np.sqrt(rate * (1 - rate) / rows)
     wrong = np.bincount(label, weights=1 - issues.quality, minlength=num_classes)
     counts = np.bincount(label, minlength=num_classes)
@@ -160,6 +160,11 @@ def _share_wrong(model: NoiseModel, log_probs: np.ndarray, label: np.ndarray) ->
     """The share of wrong labels under a model."""
     log_odds = odds_of_given(log_posterior(model, log_probs, label), label)
     return float(np.mean(expit(-log_odds)))
+
+
+def _held_out_log_probs(held_out: np.ndarray) -> np.ndarray:
+    """Logarithms [n, K] of held-out predictions, of which 1e-4 and less say the same."""
+    return np.log(held_out + 1e-4)
 
 
 def _own_log_probs(label: np.ndarray, probs: np.ndarray, margin: np.ndarray) -> np.ndarray:
