@@ -17,7 +17,7 @@ def get_config():
     config.noise.kind = "symmetric_exclusive"  # 40 % of the labels are wrong
     config.noise.rate = 0.4
     config.method.name = "sop"
-    # 60 epochs are few for the published 10; what was measured, unset they would be 20.09
+    # 60 epochs are few for the published 10; what was measured, and what they would be unset
     config.method.learning_rate_u = 20.0
     config.method.learning_rate_v = 20.0
     return config

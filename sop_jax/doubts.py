@@ -18,6 +18,7 @@ def warnings(
     flagged: np.ndarray,
     rate: float,
     estimates: dict[str, float],
+    informed: Sequence[str],
     held_out_accuracy: float | None,
     class_names: Sequence[str],
 ) -> tuple[str, ...]:
@@ -26,11 +27,24 @@ def warnings(
     Args:
       label: int [n], the given labels. flagged: bool [n].
       rate: the estimated share of wrong labels. estimates: the same from each source.
+      informed: the sources that have learnt something, and are asked.
       held_out_accuracy: on given labels, of networks that never saw them; None: not known.
       class_names: the K names.
     """
     found = []
-    low, high = min(estimates.values()), max(estimates.values())
+    asked = [estimates[name] for name in informed]
+    ignorant = [name for name in estimates if name not in informed]
+    if not informed:
+        found.append(
+            "The network has learnt too little to judge labels: nothing is flagged, which does not "
+            "mean that nothing is wrong. Train for more epochs."
+        )
+    elif ignorant:
+        found.append(
+            f"The {ignorant[0]} have learnt too little to be asked; the share of wrong labels "
+            f"rests on the {informed[0]} alone."
+        )
+    low, high = min(asked, default=0.0), max(asked, default=0.0)
     if high - low > max(DISAGREE[0] * high, DISAGREE[1]):
         both = " and ".join(f"{_percent(value)} by {name}" for name, value in estimates.items())
         found.append(
@@ -38,7 +52,7 @@ def warnings(
             "Either the network has memorised wrong labels (then train for fewer epochs), or one "
             "of the two sees the images badly: look through the head of the list before the rest."
         )
-    if underfits(held_out_accuracy, rate):
+    if informed and underfits(held_out_accuracy, rate):
         found.append(
             f"The network underfits: on rows it was not trained on it agrees with "
             f"{_percent(held_out_accuracy)} of the given labels, where about {_percent(1 - rate)} "

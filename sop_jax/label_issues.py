@@ -18,6 +18,7 @@ from sop_jax.files import write_bytes
 from sop_jax.neighbours import NEIGHBOURS, votes
 from sop_jax.noise_model import (
     NoiseModel,
+    explained,
     fit,
     fit_own,
     log_posterior,
@@ -39,6 +40,7 @@ CSV_COLUMNS = (
 # all that it was trained on the given label, predicted the suggested one on the average over
 # training, and where it does not underfit: then clean labels look as wrong as wrong ones
 SAFE = 0.9
+INFORMED = 0.1  # share of the labels' entropy that a source has to explain to be asked at all
 LEAST_RATE = 0.01  # below which nothing is taken unseen: the few that stand out may be right
 MOST_ROWS = 50_000  # that models are fitted to; more are read with the same models
 _CHUNK = 50_000  # rows read at a time
@@ -97,7 +99,7 @@ def judge_rows(
     """
     rows, num_classes = probs.shape
     some = sampled(rows)
-    estimates, models = {}, {}
+    estimates, models, informed = {}, {}, []
     near = votes(features, label[some], num_classes)
     count = min(NEIGHBOURS, len(some) - 1)
     sources = {NEIGHBOUR: np.log(near + 0.5 / count)}
@@ -106,15 +108,19 @@ def judge_rows(
     for name, log_probs in sources.items():
         models[name] = fit(log_probs, label[some])
         estimates[name] = _share_wrong(models[name], log_probs, label[some])
-    chosen = max(estimates, key=estimates.get)
-    rate, transition = max(estimates[chosen], 0.1 / rows), models[chosen].transition
+        if explained(models[name], log_probs, label[some]) >= INFORMED:
+            informed.append(name)
+    # Where nobody has learnt anything, nothing is flagged, and the warnings say why.
+    chosen = max(informed or estimates, key=estimates.get)
+    rate = max(estimates[chosen] if informed else 0.0, 0.1 / rows)
+    transition = models[chosen].transition
 
     own_log = _own_log_probs(label[some], probs[some], margin[some])
     own = fit_own(own_log, label[some], transition, rate)
     # Neighbours that see less noise than held-out networks do: the network has memorised the rest,
     # and its own predictions are believed only so far.
     trust = 1.0
-    if held_out is not None:
+    if HELD_OUT in informed:
         smallest = 1 / rows
         trust = (estimates[NEIGHBOUR] + smallest) / (estimates[HELD_OUT] + smallest)
         trust = min(1.0, trust)
@@ -152,7 +158,7 @@ def judge_rows(
         class_noise_rate=np.where(counts > 0, wrong / np.maximum(counts, 1), np.nan),
         transition=transition,
         held_out_accuracy=agreement,
-        warnings=warnings(label, issues.is_issue, rate, estimates, agreement, names),
+        warnings=warnings(label, issues.is_issue, rate, estimates, informed, agreement, names),
     )
 
 

@@ -97,6 +97,18 @@ def log_posterior(model: NoiseModel, log_probs: np.ndarray, label: np.ndarray) -
     return clean + np.log(model.transition[:, label].T)
 
 
+def explained(model: NoiseModel, log_probs: np.ndarray, label: np.ndarray) -> float:
+    """The share of the entropy of the given labels that the model explains, 0 at chance, at most 1.
+
+    A prediction that says nothing explains nothing, and every label looks as wrong as the next.
+    """
+    clean = log_softmax(_centred(log_probs) @ model.weight + model.bias, axis=1)
+    likelihood = logsumexp(clean + np.log(model.transition[:, label].T), axis=1)
+    shares = np.bincount(label) / len(label)
+    entropy = -np.sum(shares * np.log(np.maximum(shares, 1e-12)))
+    return float(1 + likelihood.mean() / max(entropy, 1e-12))
+
+
 class OwnModel(NamedTuple):
     """How a network's predictions of its own training rows are read, see `fit_own`."""
 

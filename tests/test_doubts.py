@@ -8,10 +8,11 @@ NAMES = ("cat", "dog", "ship")
 LABEL = np.repeat([0, 1, 2], 100)
 
 
-def found(flagged=None, rate=0.05, estimates=None, accuracy=0.9, label=LABEL):
+def found(flagged=None, rate=0.05, estimates=None, accuracy=0.9, label=LABEL, informed=None):
     flagged = np.zeros(len(label), bool) if flagged is None else flagged
     estimates = {"held-out networks": rate} if estimates is None else estimates
-    return warnings(label, flagged, rate, estimates, accuracy, NAMES)
+    informed = list(estimates) if informed is None else informed
+    return warnings(label, flagged, rate, estimates, informed, accuracy, NAMES)
 
 
 def test_nothing_to_say():
@@ -23,6 +24,14 @@ def test_nothing_to_say():
 def test_estimates_that_disagree_are_both_shown():
     (said,) = found(estimates={"neighbours": 0.021, "held-out networks": 0.4})
     assert "2.1 % by neighbours" in said and "40.0 % by held-out networks" in said
+
+
+def test_networks_that_have_learnt_nothing():
+    both = {"neighbours": 0.6, "held-out networks": 0.1}
+    (said,) = found(estimates=both, informed=[], accuracy=0.1)
+    assert "too little to judge" in said
+    (said,) = found(estimates=both, informed=["held-out networks"])
+    assert "neighbours have learnt too little" in said and "held-out networks alone" in said
 
 
 def test_a_network_that_underfits():

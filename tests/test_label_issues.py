@@ -1,118 +1,237 @@
-"""The ranking of labels and its measures, by hand."""
+"""The verdict on made-up labels whose truth is known, its grades, and the file, by hand."""
 
 import csv
 import os
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given as generated
-from hypothesis import strategies
+from hypothesis import settings, strategies
+from scipy.special import softmax
 
-from sop_jax import label_issues
+from sop_jax import grading, label_issues
 from sop_jax.run_folder import read_issues
 
-
-def example():
-    label = np.array([0, 1, 2, 0])
-    probs = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1]])
-    margin = np.array([5.0, -4.0, 3.0, -1.0])
-    return label, margin, probs, np.zeros((4, 3))
+K = 4
 
 
-def test_flags_suggestions_and_order():
-    label, margin, probs, noise = example()
-    issues = label_issues.find(label, margin, probs, noise)
-    np.testing.assert_array_equal(issues.is_issue, [False, True, False, True])
-    np.testing.assert_array_equal(issues.suggested_label, [0, 0, 2, 1])
-    np.testing.assert_array_equal(label_issues.worst_first(issues), [1, 3, 2, 0])
-    assert np.all((issues.quality >= 0) & (issues.quality <= 1))
+def made(rate=0.2, rows=1500, blur=1.5, drawn=0.0, seed=0):
+    """Arguments of judge_rows, and the truth: symmetric noise, two networks and features.
+
+    Each network sees the true class through noise of its logits; the main one is drawn towards the
+    given labels by `drawn`, as one that memorises.
+    """
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, K, rows)
+    wrong = rng.random(rows) < rate
+    label = np.where(wrong, (true + rng.integers(1, K, rows)) % K, true).astype(np.int32)
+
+    def network(towards):
+        logits = 5.0 * np.eye(K)[true] + blur * rng.normal(size=(rows, K))
+        probs = (1 - rate) * softmax(logits, 1) + rate / K
+        return (1 - towards) * probs + towards * np.eye(K)[label]
+
+    probs, held_out = network(drawn), network(0.0)
+    others = np.where(np.eye(K, dtype=bool)[label], -np.inf, np.log(probs))
+    margin = np.log(probs[np.arange(rows), label]) - others.max(1)
+    near = true if drawn == 0 else np.where(rng.random(rows) < drawn, label, true)
+    features = 3 * np.eye(K)[near] + 0.3 * rng.normal(size=(rows, K))
+    arguments = {"label": label, "probs": probs, "margin": margin}
+    return arguments | {"held_out": held_out, "features": features}, true
 
 
-def test_flagged_rows_never_suggest_the_given_label():
-    rng = np.random.default_rng(0)
-    label, probs = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200)
-    noise = np.eye(4)[label] * rng.random((200, 1))
-    issues = label_issues.find(label, rng.normal(size=200), probs, noise)
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.4])
+def test_wrong_labels_are_counted_found_and_mended(rate):
+    arguments, true = made(rate)
+    verdict = label_issues.judge_rows(**arguments)
+    issues, wrong = verdict.issues, arguments["label"] != true
+    assert abs(verdict.noise_rate - wrong.mean()) < 0.02
+    assert verdict.noise_rate_low <= wrong.mean() <= verdict.noise_rate_high
+    assert abs(np.mean(1 - issues.quality) - verdict.noise_rate) < 1e-6
+    assert np.mean(issues.is_issue == wrong) > 0.98
+    np.testing.assert_array_equal(issues.is_issue, issues.quality < 0.5)
+    applied = issues.apply_suggestion
+    assert applied.sum() > 0.5 * wrong.sum()
+    assert np.mean(issues.suggested_label[applied] == true[applied]) > 0.95
+    np.testing.assert_allclose(verdict.class_noise_rate, rate, atol=0.09)
+    assert verdict.warnings == ()
+
+
+def test_nothing_wrong_is_found_where_nothing_is():
+    arguments, true = made(0.0, blur=1.0)
+    verdict = label_issues.judge_rows(**arguments)
+    assert verdict.noise_rate < 0.01 and verdict.issues.is_issue.mean() < 0.01
+    assert not verdict.issues.apply_suggestion.any()
+    assert verdict.held_out_accuracy == np.mean(arguments["held_out"].argmax(1) == true)
+
+
+def test_without_held_out_predictions_neighbours_decide():
+    arguments, true = made(0.2)
+    verdict = label_issues.judge_rows(**arguments | {"held_out": None})
+    assert list(verdict.estimates) == [label_issues.NEIGHBOUR]
+    assert verdict.held_out_accuracy is None
+    assert np.mean(verdict.issues.is_issue == (arguments["label"] != true)) > 0.98
+
+
+def test_a_network_that_memorised_is_caught_by_those_that_did_not_see():
+    arguments, true = made(0.3, drawn=0.95)
+    wrong = arguments["label"] != true
+    alone = label_issues.judge_rows(**arguments | {"held_out": None})
+    assert alone.noise_rate < 0.1
+    verdict = label_issues.judge_rows(**arguments)
+    assert abs(verdict.noise_rate - 0.3) < 0.03
+    assert np.mean(verdict.issues.is_issue == wrong) > 0.95
+    assert any("disagree" in said for said in verdict.warnings)
+
+
+def test_nothing_is_taken_unseen_from_a_network_that_underfits():
+    arguments, _ = made(0.3)
+    rng = np.random.default_rng(1)
+    rows = rng.random(1500) < 0.5  # seen as noise: agreement by chance, and the network knows it
+    poor = arguments["held_out"].copy()
+    poor[rows] = rng.dirichlet(np.full(K, 20.0), rows.sum())
+    verdict = label_issues.judge_rows(**arguments | {"held_out": poor, "features": poor})
+    assert any("underfits" in said for said in verdict.warnings)
+    assert not verdict.issues.apply_suggestion.any()
+
+
+def test_networks_that_have_learnt_nothing_flag_nothing():
+    arguments, _ = made(0.3)
+    rng = np.random.default_rng(1)
+    poor = rng.permutation(arguments["held_out"])
+    verdict = label_issues.judge_rows(**arguments | {"held_out": poor})
+    assert abs(verdict.noise_rate - 0.3) < 0.03  # the neighbours alone are asked
+    assert any("held-out networks have learnt too little" in said for said in verdict.warnings)
+    verdict = label_issues.judge_rows(**arguments | {"held_out": poor, "features": poor})
+    assert not verdict.issues.is_issue.any()
+    assert any("too little to judge" in said for said in verdict.warnings)
+
+
+@settings(max_examples=15, deadline=None)
+@generated(strategies.integers(0, 10**6), strategies.floats(0, 0.45), strategies.floats(0.5, 6))
+def test_taking_what_is_safe_never_makes_labels_worse(seed, rate, blur):
+    arguments, true = made(rate, rows=300, blur=blur, seed=seed)
+    issues = label_issues.judge_rows(**arguments).issues
+    label = arguments["label"]
     assert np.all(issues.suggested_label[issues.is_issue] != label[issues.is_issue])
+    np.testing.assert_array_equal(issues.suggested_label[~issues.is_issue], label[~issues.is_issue])
+    for share in (issues.quality, issues.suggestion_confidence):
+        assert np.all((share >= 0) & (share <= 1))
+    assert not np.any(issues.apply_suggestion & ~issues.is_issue)
+    assert np.all(issues.suggestion_confidence[issues.apply_suggestion] >= label_issues.SAFE)
+    after = np.where(issues.apply_suggestion, issues.suggested_label, label)
+    # one example of 300 is what chance may take at a confidence of .9
+    assert np.mean(after == true) >= np.mean(label == true) - 1.5 / 300
 
 
-def test_cancelled_labels_are_counted_where_they_are_more():
-    """Three labels with U > 1/2 against two that the prediction contradicts: three are flagged."""
-    label, margin, probs, noise = example()
-    noise[[1, 2, 3], label[[1, 2, 3]]] = 0.9
-    np.testing.assert_array_equal(
-        label_issues.find(label, margin, probs, noise).is_issue, [False, True, True, True]
+def test_two_calls_agree_bit_for_bit():
+    arguments, _ = made(0.2, rows=200)
+    first, second = label_issues.judge_rows(**arguments), label_issues.judge_rows(**arguments)
+    for one, other in zip(first.issues, second.issues, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_models_of_a_part_of_the_rows_read_the_others(monkeypatch):
+    arguments, _ = made(0.2)
+    whole = label_issues.judge_rows(**arguments)
+    monkeypatch.setattr(label_issues, "MOST_ROWS", 700)
+    monkeypatch.setattr(label_issues, "_CHUNK", 256)
+    some = label_issues.sampled(1500)
+    assert len(some) == 700 and some[0] == 0 and some[-1] == 1499
+    arguments["features"] = arguments["features"][some]
+    part = label_issues.judge_rows(**arguments)
+    assert abs(part.noise_rate - whole.noise_rate) < 0.03
+    assert np.mean(part.issues.is_issue == whole.issues.is_issue) > 0.97
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_rows_and_an_empty_class():
+    arguments, _ = made(0.2, rows=20)
+    arguments["label"] = np.where(arguments["label"] == 3, 2, arguments["label"]).astype(np.int32)
+    verdict = label_issues.judge_rows(**arguments)
+    assert np.isnan(verdict.class_noise_rate[3]) and np.isfinite(verdict.class_noise_rate[:3]).all()
+    assert np.isfinite(verdict.issues.quality).all()
+    assert any("Fewer than" in said for said in verdict.warnings)
+
+
+def by_hand():
+    """A verdict on four labels of three classes: rows 1 and 3 are flagged, row 1 is safe."""
+    issues = label_issues.LabelIssues(
+        quality=np.array([0.95, 0.02, 0.85, 0.3]),
+        suggested_label=np.array([0, 0, 2, 1], np.int32),
+        suggestion_confidence=np.array([0.95, 0.97, 0.85, 0.6]),
+        is_issue=np.array([False, True, False, True]),
+        apply_suggestion=np.array([False, True, False, False]),
     )
-
-
-def test_estimated_noise_lowers_quality():
-    label, margin, probs, noise = example()
-    before = label_issues.find(label, margin, probs, noise).quality
-    noise[0, 0] = 0.9
-    after = label_issues.find(label, margin, probs, noise).quality
-    np.testing.assert_allclose(after[0], 1 / (1 + np.exp(-(5.0 - 0.9 / 2))))
-    assert after[0] < before[0]
-    np.testing.assert_array_equal(label_issues.quality(label, margin, noise), after)
-    np.testing.assert_array_equal(after[1:], before[1:])
+    verdict = label_issues.Verdict(
+        issues=issues,
+        noise_rate=0.47,
+        noise_rate_low=0.1,
+        noise_rate_high=0.9,
+        estimates={"neighbours": 0.4, "held-out networks": 0.47},
+        class_noise_rate=np.array([0.375, 0.98, np.nan]),
+        transition=np.eye(3),
+        held_out_accuracy=0.5,
+        warnings=("few rows",),
+    )
+    return np.array([0, 1, 2, 0]), verdict, np.array([5.0, -4.0, 3.0, -1.0])
 
 
 def test_summary_by_hand():
-    label, margin, probs, noise = example()
-    issues = label_issues.find(label, margin, probs, noise)
-    # labels 1 and 3 are wrong
-    summary = label_issues.summarise(label, issues, margin, np.array([0, 0, 2, 2]))
-    assert summary["noise_rate_estimated"] == summary["noise_rate_actual"] == 0.5
+    label, verdict, margin = by_hand()
+    summary = grading.summarise(label, verdict, margin, np.array([0, 0, 2, 2]))
+    assert summary["noise_rate_estimated"] == 0.47 and summary["noise_rate_actual"] == 0.5
+    assert (summary["noise_rate_low"], summary["noise_rate_high"]) == (0.1, 0.9)
+    assert summary["noise_rate_per_class"] == [0.375, 0.98, None]
+    assert summary["warnings"] == ["few rows"] and summary["held_out_accuracy"] == 0.5
+    assert (summary["label_issues_flagged"], summary["suggestions_applied"]) == (2, 1)
     assert summary["label_issue_auroc"] == summary["margin_auroc"] == 1.0
-    assert (
-        summary["label_issue_f1"]
-        == summary["label_issue_precision"]
-        == summary["label_issue_recall"]
-        == 1.0
-    )
+    assert summary["label_issue_f1"] == 1.0
+    assert summary["label_issue_precision"] == summary["label_issue_recall"] == 1.0
     assert summary["label_accuracy_before"] == 0.5
-    assert summary["label_accuracy_after"] == 0.75  # label 3 was given as class 1, its truth is 2
+    assert summary["label_accuracy_after"] == 0.75  # row 1 alone is taken
+    assert summary["test_labels_doubtful"] is False
+    # bins of .1: .95 right, .02 wrong, .85 right, .3 wrong
+    error = (0.05 + 0.02 + 0.15 + 0.3) / 4
+    np.testing.assert_allclose(summary["expected_calibration_error"], error)
+
+
+def test_calibration_error_of_shares_in_bins():
+    probability = np.array([0.81, 0.83, 0.85, 0.87, 0.1, 1.0])
+    happened = np.array([True, True, True, False, False, True])
+    expected = (abs(3.36 - 3) + 0.1 + 0.0) / 6
+    np.testing.assert_allclose(grading.calibration_error(probability, happened), expected)
 
 
 def test_what_cannot_be_known_is_none():
-    label, margin, probs, noise = example()
-    issues = label_issues.find(label, margin, probs, noise)
-    unknown = label_issues.summarise(label, issues, margin, None)
-    assert unknown["noise_rate_estimated"] == 0.5
-    assert all(v is None for k, v in unknown.items() if k != "noise_rate_estimated")
-    clean = label_issues.summarise(label, issues, margin, label)
+    label, verdict, margin = by_hand()
+    unknown = grading.summarise(label, verdict, margin, None)
+    assert unknown["noise_rate_estimated"] == 0.47 and unknown["test_labels_doubtful"] is True
+    graded = [name for name in unknown if name.startswith(("label_issue_", "label_acc", "margin"))]
+    assert len(graded) == 8 and all(unknown[name] is None for name in graded)
+    assert unknown["noise_rate_actual"] is unknown["expected_calibration_error"] is None
+    clean = grading.summarise(label, verdict, margin, label)
     assert clean["label_issue_auroc"] is None and clean["noise_rate_actual"] == 0.0
 
 
 @pytest.mark.parametrize("truth", [None, np.array([0, 0, 2, 2])])
 def test_csv(tmp_path, truth):
-    label, margin, probs, noise = example()
-    issues = label_issues.find(label, margin, probs, noise)
+    label, verdict, _ = by_hand()
     path = tmp_path / "label_issues.csv"
-    label_issues.write_csv(
-        path, np.array([10, 11, 12, 13]), label, issues, ("cat", "dog, big", "fish"), truth
-    )
+    ids, names = np.array([10, 11, 12, 13]), ("cat", "dog, big", "fish")
+    label_issues.write_csv(path, ids, label, verdict.issues, names, truth)
     lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     assert [r["id"] for r in lines] == ["11", "13", "12", "10"]
     assert lines[0]["given_label"] == "dog, big" and lines[0]["predicted_label"] == "cat"
     assert lines[0]["is_label_issue"] == "True" and lines[-1]["is_label_issue"] == "False"
-    assert [float(r["label_quality"]) for r in lines] == sorted(
-        float(r["label_quality"]) for r in lines
-    )
+    assert lines[0]["apply_suggestion"] == "True" and lines[1]["apply_suggestion"] == "False"
+    assert [float(r["suggestion_confidence"]) for r in lines] == [0.97, 0.6, 0.85, 0.95]
+    qualities = [float(r["label_quality"]) for r in lines]
+    assert qualities == sorted(qualities) == [0.02, 0.3, 0.85, 0.95]
     assert ("true_label" in lines[0]) == (truth is not None)
-
-
-def test_quality_at_large_margins_has_no_overflow():
-    """float32 exp overflows at margin -200, which numpy says on standard error."""
-    label, margin, probs, noise = example()
-    extreme = np.array([-200, -1e30, 200, 0], np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = label_issues.quality(label, extreme, noise.astype(np.float32))
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.array([0, 0, 1, 0.5], np.float32))
+    assert tuple(lines[0])[:7] == label_issues.CSV_COLUMNS
 
 
 FORMULAS = (
@@ -136,7 +255,11 @@ def written(path, ids, names):
     """The cells of label_issues.csv and what our own reader makes of them, for as many labels."""
     count = len(ids)
     issues = label_issues.LabelIssues(
-        np.linspace(0.1, 0.9, count), np.arange(count, dtype=np.int32)[::-1], np.ones(count, bool)
+        quality=np.linspace(0.1, 0.9, count),
+        suggested_label=np.arange(count, dtype=np.int32)[::-1],
+        suggestion_confidence=np.full(count, 0.5),
+        is_issue=np.ones(count, bool),
+        apply_suggestion=np.zeros(count, bool),
     )
     label = np.arange(count, dtype=np.int32)
     label_issues.write_csv(path, ids, label, issues, tuple(names), label)
@@ -157,7 +280,7 @@ def test_what_a_spreadsheet_would_run_is_escaped_and_read_back(tmp_path):
     ids = np.array([f"{name}/{i}" for i, name in enumerate(names)])
     cells, read = written(tmp_path / "label_issues.csv", ids, names)
     for line in cells:
-        for cell in (line[0], line[1], line[2], line[5]):
+        for cell in (line[0], line[1], line[2], line[7]):
             assert not cell.startswith(FORMULA_STARTS)
     assert list(read["id"]) == ids.tolist()
     assert read["given_label"].tolist() == list(range(len(names)))
@@ -184,11 +307,12 @@ def test_names_are_utf8_in_any_locale(tmp_path):
     program = f"""
 import numpy as np, pathlib
 from sop_jax.label_issues import LabelIssues, write_csv
-issues = LabelIssues(np.ones(1), np.zeros(1, np.int32), np.ones(1, bool))
+yes = np.ones(1, bool)
+issues = LabelIssues(np.ones(1), np.zeros(1, np.int32), np.ones(1), yes, ~yes)
 write_csv(pathlib.Path({str(tmp_path / "list.csv")!r}), np.arange(1), np.zeros(1, int), issues,
           ("\\u5361\\u8f66",), None)
 """
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     text = (tmp_path / "list.csv").read_text(encoding="utf-8")
-    assert text.splitlines()[1] == "0,卡车,卡车,1,True"
+    assert text.splitlines()[1] == "0,卡车,卡车,1,True,1,False"

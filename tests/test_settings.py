@@ -226,8 +226,8 @@ def test_where_the_data_decide_otherwise_it_is_a_difference_like_a_published_rat
         "batch_size (was 128, now 32)",
         "augment.crop_padding (was 4, now 1)",
         "augment.flip (was True, now False)",
-        "method.learning_rate_u (was 10.0, now 20.09)",
-        "method.learning_rate_v (was 10.0, now 20.09)",
+        "method.learning_rate_u (was 10.0, now 20.0)",
+        "method.learning_rate_v (was 10.0, now 20.0)",
     }
     asked.update(batch_size=128)  # the cure that the line names
     asked.augment.update(crop_padding=4, flip=True)
