@@ -13,7 +13,6 @@ from sop_jax.config import default
 def get_config():
     config = default()
     config.epochs = 60
-    config.batch_size = 64
     config.noise.kind = "symmetric_exclusive"
     config.noise.rate = 0.4
     config.method.name = "mixup"

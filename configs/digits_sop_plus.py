@@ -13,12 +13,11 @@ from sop_jax.config import default
 def get_config():
     config = default()
     config.epochs = 60
-    config.batch_size = 64
     config.noise.kind = "symmetric_exclusive"  # 40 % of the labels are wrong
     config.noise.rate = 0.4
     config.augment.cutout = 2
     config.method.name = "sop_plus"
-    # what was measured; unset they would be 20.09
+    # what was measured; and what they would be unset
     config.method.learning_rate_u = 20.0
     config.method.learning_rate_v = 20.0
     return config

@@ -223,7 +223,7 @@ def test_where_the_data_decide_otherwise_it_is_a_difference_like_a_published_rat
     resolved, _ = resolve(asked, made_up(*DIGITS))
     saved = before_the_data_decided() | {"epochs": 60}
     assert set(settings.changed_fields(saved, resolved, asked)) == {
-        "batch_size (was 128, now 32)",
+        "batch_size (was 128, now 64)",
         "augment.crop_padding (was 4, now 1)",
         "augment.flip (was True, now False)",
         "method.learning_rate_u (was 10.0, now 20.0)",

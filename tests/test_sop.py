@@ -266,7 +266,7 @@ def test_with_the_rate_of_the_length_v_is_at_1_after_its_share(epochs, std):
 def test_the_rate_of_the_length_by_hand():
     rates = {60: 20.0, 61: 19.68, 107: 10.06, 108: 9.95, 2: 20.0, 36: 20.0, 1: 10.0}
     assert {epochs: sop.rate_of_length(epochs, 1e-8) for epochs in rates} == rates
-    assert sop.rate_of_length(60, 0.0) == 40.0  # would never arrive
+    assert sop.rate_of_length(60, 0.0) == 20.0  # would never arrive
     assert sop.rate_of_length(60, 1.0) == 0.0  # is there already
     assert sop.default_learning_rates(Problem(10, epochs=60), "paper", 1.0) == (10.0, 10.0)
 
@@ -290,7 +290,7 @@ def test_unset_rates_are_raised_on_few_epochs():
     assert rates(60, kind="pairflip") == (20.0, 100.0)
     # of 100 classes u's rate is a tenth of v's, and stays so: 1/p_y is larger there
     assert rates(60, 100) == pytest.approx((2.0, 20.0))
-    assert rates(2) == (40.0, 40.0)
+    assert rates(2) == (20.0, 20.0)
 
 
 def grown(dtype, rate, num_rows=256, epochs=60):

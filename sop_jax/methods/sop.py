@@ -36,8 +36,8 @@ from sop_jax.methods.base import (
 EPS = 1e-4  # floor of the corrected prediction (published code)
 VARIANTS = ("paper", "official")
 PUBLISHED_RATE = 10.0  # of v where the noise is symmetric
-# The largest that was measured good (digits, 60 epochs). Beyond it u and v grow on right labels too:
-# on 12 to 30 epochs of digits 60 and 100 flagged more and more of them, and on 30 epochs of
+# The largest that was measured good (digits, 60 epochs). Beyond it u and v grow on right labels
+# too: on 12 to 30 epochs of digits 60 and 100 flagged more and more of them, and on 30 epochs of
 # photographs u at 40 ranked wrong labels worse than u at 10 (one seed each).
 LARGEST_RATE = 20.0
 SATURATION = 0.63  # share of the epochs after which v may have reached 1
@@ -253,7 +253,7 @@ def rate_of_length(epochs: int, init_std: float) -> float:
     An entry of v whose class the network predicts against the label has the gradient -4v while it
     is small, (1 - v*v)^2 differentiated, so that an epoch multiplies it by 1 + 4*rate/128. From
     init_std it is at 1 after -ln(init_std) / ln(1 + rate/32) epochs; set to SATURATION * epochs and
-    solved for the rate that is 32 * (exp(-ln(init_std) / (SATURATION * epochs)) - 1): 20.09 at 60
+    solved for the rate that is 32 * (exp(-ln(init_std) / (SATURATION * epochs)) - 1): 20 at 60
     epochs from 1e-8, and below the published 10 from 108 on.
 
     Args:
