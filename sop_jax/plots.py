@@ -32,6 +32,10 @@ SPACE = "\N{NO-BREAK SPACE}"
 WIDTH, HEIGHT, MAP_HEIGHT = 5.2, 3.5, 4.5  # inches, of a panel; a heat map is higher
 COLUMNS = 10  # of the contact sheet
 LINE = 1.46  # height of its lines, in widths of its columns
+RANKED_BY_EPOCH = {  # keys of metrics.jsonl; older runs have the second
+    "margin_auroc": "AUROC of the margin by epoch",
+    "label_issue_auroc": "Label-issue AUROC by epoch",
+}
 
 
 class Draw(Protocol):
@@ -124,9 +128,6 @@ def _curves(run: Run) -> list[Panel]:
 
 
 def _detection(run: Run) -> list[Panel]:
-    def draw_auroc(axes: Axes, theme: Theme) -> None:
-        draw_epochs(axes, run, {"label_issue_auroc": "AUROC"})
-
     panels = [
         Panel("ROC", lambda axes, theme: draw_roc(axes, theme, run)),
         Panel("Precision and recall", lambda axes, theme: draw_precision_recall(axes, theme, run)),
@@ -137,9 +138,15 @@ def _detection(run: Run) -> list[Panel]:
                 "Reliability of the quality", lambda axes, theme: draw_reliability(axes, theme, run)
             )
         )
-    if any(record.get("label_issue_auroc") is not None for record in run.epochs):
-        panels.append(Panel("Label-issue AUROC by epoch", draw_auroc))
+    for key, title in RANKED_BY_EPOCH.items():
+        if any(record.get(key) is not None for record in run.epochs):
+            panels.append(Panel(title, _auroc_of(run, key)))
+            break
     return panels
+
+
+def _auroc_of(run: Run, key: str) -> Draw:
+    return lambda axes, theme: draw_epochs(axes, run, {key: "AUROC"})
 
 
 def _scores(run: Run) -> list[Panel]:

@@ -149,11 +149,11 @@ def text(config: ConfigDict) -> str:
 
 
 def idle(config: ConfigDict) -> set[str]:
-    """Fields of a complete config that the run does not use: a strong view that no method asks for.
+    """Fields that the run of a config does not use: a strong view that no method asks for.
 
     Their values are without influence on any number.
     """
-    views = methods.from_config(config.method, Problem(num_classes=10)).views
+    views = methods.from_config(complete(config).method, Problem(num_classes=10)).views
     return set() if "strong" in views else {"augment.strong", "augment.cutout"}
 
 

@@ -197,6 +197,16 @@ def test_plots_open(which, expected, request):
         assert len(image.convert("L").getcolors()) > 5, f"{path} is blank"
 
 
+def test_the_ranking_by_epoch_is_that_of_the_margin(known):
+    run, titles = read_run(known[0]), Page(known[2]).all("img", "alt")
+    assert "AUROC of the margin by epoch" in titles and "Label-issue AUROC by epoch" not in titles
+    axes = Figure().subplots()
+    (panel,) = [panel for panel in plots._detection(run) if "by epoch" in panel.title]
+    panel.draw(axes, LIGHT)
+    drawn = [record["margin_auroc"] for record in run.epochs]
+    assert axes.lines[0].get_ydata().tolist() == drawn
+
+
 def test_dark_and_light_figures_differ(known):
     page = Page(known[2])
     dark = page.all("source", "srcset")
@@ -409,6 +419,8 @@ def test_an_old_folder_still_makes_a_page(tmp_path):
     assert f"About 39.1 % of the labels look wrong : {flagged} are flagged. Test accuracy" in text
     assert "after taking every suggestion for a flagged label" in text
     assert "Estimated transition" not in text and "Reliability" not in text
+    titles = Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("img", "alt")
+    assert "Label-issue AUROC by epoch" in titles
     assert "right with" not in text and f"quality {facts['quality'].min():.3f}" in text
     run = read_run(tmp_path)
     assert not run.calibrated and not run.apply.any() and np.isnan(run.suggestion_confidence).all()

@@ -262,15 +262,14 @@ def test_padding_is_masked_everywhere():
 
 
 def test_tracker_means():
-    """Margin: mean over epochs. Probabilities: mean over the epochs from the window's start."""
+    """Of the margin and of the probabilities over all epochs; the prediction is the latest."""
     rows = init_tracker(1, 2)
     logits = [jnp.array([[1.0, 3.0]]), jnp.array([[2.0, 1.0]]), jnp.array([[0.0, 0.5]])]
     for epoch, z in enumerate(logits):
-        rows = track(rows, z, jnp.array([0]), jnp.int32(epoch), window_start=1)
+        rows = track(rows, z, jnp.array([0]), jnp.int32(epoch))
     np.testing.assert_allclose(rows["margin"], [[(-2 + 1 - 0.5) / 3]], rtol=1e-6)
-    np.testing.assert_allclose(
-        rows["probs"], (jax.nn.softmax(logits[1]) + jax.nn.softmax(logits[2])) / 2, rtol=1e-6
-    )
+    mean = np.mean([jax.nn.softmax(z) for z in logits], axis=0)
+    np.testing.assert_allclose(rows["probs"], mean, rtol=1e-6)
     np.testing.assert_array_equal(rows["prediction"], [[1]])
 
 
@@ -279,7 +278,7 @@ def test_a_tracker_without_predictions_is_the_same_but_for_them():
     full, short = init_tracker(5, 3), init_tracker(5, 3, track_predictions=False)
     assert sum(leaf.nbytes for leaf in short.values()) == 5 * 8
     for epoch in range(2):
-        full, short = (track(rows, logits, labels, jnp.int32(epoch), 0) for rows in (full, short))
+        full, short = (track(rows, logits, labels, jnp.int32(epoch)) for rows in (full, short))
     assert short.keys() == full.keys() - {"probs"}
     chex.assert_trees_all_equal(short, {name: full[name] for name in short})
 
