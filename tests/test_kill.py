@@ -17,6 +17,7 @@ from sop_jax.finished import damaged
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FILES = (
+    "held_out.npz",
     "label_issues.csv",
     "gallery.npz",
     "predictions.npz",
@@ -43,7 +44,10 @@ MOMENTS = [  # (audit event, path, which one)
     ("os.rename", "checkpoints/3", 1),
     ("os.rename", "checkpoints/6", 1),
     ("os.rename", "checkpoints/9", 1),
-    ("os.rename", "run.json", 5),  # the last, before the first output
+    ("os.mkdir", "crossfit/0/checkpoints", 1),
+    ("os.rename", "crossfit/0/checkpoints/3", 1),
+    ("os.rename", "crossfit/1/checkpoints/3", 1),
+    ("os.rename", "run.json", 5),  # the last, before the other outputs
     *(("open", f"{name}.tmp", 1) for name in FILES),
     *(("os.rename", name, 1) for name in FILES),
     ("os.mkdir", "plots", 1),
@@ -101,7 +105,7 @@ def test_the_moments_are_those_of_a_run(whole):
     for event, path, count in MOMENTS:
         assert writes.count(f"{event} {path}") >= count, (event, path)
     renamed = {line.split()[1] for line in writes if line.startswith("os.rename")}
-    outputs = {path for path in renamed if not path.startswith("checkpoints/")}
+    outputs = {path for path in renamed if not path.startswith(("checkpoints/", "crossfit/"))}
     assert outputs <= {path for event, path, _ in MOMENTS if event == "os.rename"}
 
 

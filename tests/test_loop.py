@@ -102,7 +102,7 @@ def test_what_a_run_leaves(whole):
         "test_accuracy",
         "validation_accuracy",
         "train_accuracy_true",
-        "label_issue_auroc",
+        "margin_auroc",
     }
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["test_accuracy_last"] == rows[-1]["test_accuracy"]

@@ -15,6 +15,7 @@ from sop_jax.tasks import classify
 
 OUTPUTS = (
     "gallery.npz",
+    "held_out.npz",
     "label_issues.csv",
     "labels.npz",
     "predictions.npz",
