@@ -105,7 +105,7 @@ def write_group_summary(workdir: pathlib.Path, folders: Sequence[pathlib.Path]) 
         }
 
     summary = {
-        **{name: runs[0][name] for name in shared},
+        **{name: runs[0][name] for name in shared if name in runs[0]},  # older runs lack the last
         "num_seeds": len(runs),
         "seeds": [run["seed"] for run in runs],
         "images_per_second": float(np.mean([run["images_per_second"] for run in runs])),

@@ -74,6 +74,8 @@ def test_names_the_wrong_labels_worst_first(fitted, digits):
         "predicted_label",
         "label_quality",
         "is_label_issue",
+        "suggestion_confidence",
+        "apply_suggestion",
     ]
     assert sorted(issues["id"]) == list(range(400))
     assert np.all(np.diff(issues["label_quality"]) >= 0)
@@ -82,8 +84,16 @@ def test_names_the_wrong_labels_worst_first(fitted, digits):
     assert roc_auc_score(wrong, 1 - issues["label_quality"]) > 0.9
     corrected = np.where(issues["is_label_issue"], issues["predicted_label"], issues["given_label"])
     assert np.mean(corrected == true[issues["id"]]) > 0.85
+    safe = issues["apply_suggestion"]
+    assert np.all(issues["is_label_issue"][safe])
+    taken = np.where(safe, issues["predicted_label"], issues["given_label"])
+    assert np.mean(taken == true[issues["id"]]) >= np.mean(~wrong)
     assert fitted.noise_rate_ == pytest.approx(0.3, abs=0.1)
-    assert fitted.noise_rate_ == np.mean(issues["is_label_issue"])
+    assert fitted.noise_rate_ == pytest.approx(np.mean(1 - issues["label_quality"]), abs=1e-6)
+    low, high = fitted.noise_rate_interval_
+    assert low <= fitted.noise_rate_ <= high
+    assert isinstance(fitted.warnings_, tuple)
+    assert fitted.evidence_.held_out.shape == (400, 10)
 
 
 def test_same_seed_same_predictions_whatever_the_kind_of_label(fitted, digits, capsys):

@@ -74,9 +74,11 @@ def test_summary_holds_the_runs_and_their_mean_and_std(whole):
     assert total["runs"] == runs and total["seeds"] == list(SEEDS) and total["num_seeds"] == 3
     for name in ("method", "dataset", "epochs", "class_names", "noise_kind"):
         assert total[name] == runs[0][name]
+    assert total["test_labels_doubtful"] is runs[0]["test_labels_doubtful"] is False
     numbers = {name for name in runs[0] if isinstance(runs[0][name], int | float)} - {
         "seed",
         "epochs",
+        "test_labels_doubtful",
     }
     assert {
         "test_accuracy_last",
@@ -135,7 +137,8 @@ def test_report_and_compare_read_the_folders(whole, capsys):
 def test_stopped_inside_the_second_seed_and_gone_on_it_ends_the_same(
     whole, tmp_path, monkeypatch, capsys
 ):
-    per_run = metrics(whole / "seed_5")[-1]["step"]
+    halves = 2 * 6  # the steps of cross-fitting: 90 rows in batches of 16, twice
+    per_run = metrics(whole / "seed_5")[-1]["step"] + halves
     steps = []
     genuine = loop.Runner.__call__
 
