@@ -73,7 +73,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
       flip: whether images are mirrored at random; None: colour images are, grey ones (digits, text,
         scans) are not, since there a mirrored one can mean something else.
       crossfit_epochs: of the two half networks that the verdict on the labels rests on; None: a
-        fifth of `epochs`; 0: none.
+        fifth of `epochs`, or what 250 steps take; 0: none.
       seed: initialisation, order of the examples, augmentation.
       verbose: whether each epoch prints a line.
 

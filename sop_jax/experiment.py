@@ -41,6 +41,10 @@ from sop_jax.state import Resident, TrainState, init_state, state_shardings
 from sop_jax.step import EpochEnd, make_epoch_end, make_step
 from sop_jax.table import padded, values
 
+# Steps that a half network takes at least, where the run itself takes as many: with fewer it has
+# learnt nothing yet on small sets.
+CROSSFIT_STEPS = 250
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -157,9 +161,11 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
             f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a "
             "convolution inside a loop about 40 times slower; set it to 1, or 0 to choose"
         )
-    if config.crossfit_epochs is None:
-        config.crossfit_epochs = max(1, config.epochs // 5)
     notes = fit(config, dataset, len(jax.devices()), idle(config))
+    if config.crossfit_epochs is None:
+        per_epoch = pipeline.steps_per_epoch(len(dataset.train_index), config.batch_size)
+        enough = min(config.epochs, -(-CROSSFIT_STEPS // per_epoch))
+        config.crossfit_epochs = max(config.epochs // 5, enough)
     problem = problem_of(config, dataset)
     published = methods.from_config(config.method, problem).defaults(problem)
     for name, value in published.items():

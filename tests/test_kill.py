@@ -45,8 +45,8 @@ MOMENTS = [  # (audit event, path, which one)
     ("os.rename", "checkpoints/6", 1),
     ("os.rename", "checkpoints/9", 1),
     ("os.mkdir", "crossfit/0/checkpoints", 1),
-    ("os.rename", "crossfit/0/checkpoints/3", 1),
-    ("os.rename", "crossfit/1/checkpoints/3", 1),
+    ("os.rename", "crossfit/0/checkpoints/9", 1),
+    ("os.rename", "crossfit/1/checkpoints/9", 1),
     ("os.rename", "run.json", 5),  # the last, before the other outputs
     *(("open", f"{name}.tmp", 1) for name in FILES),
     *(("os.rename", name, 1) for name in FILES),
