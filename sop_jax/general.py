@@ -84,8 +84,8 @@ FIELDS = BASE + (
         int,
         None,
         "epochs of two more networks, each trained on half of the rows, whose predictions of the "
-        "other half the verdict on the labels rests on; unset: a fifth of epochs, or what 250 steps "
-        "take; 0: none",
+        "other half the verdict on the labels rests on; unset: a fifth of epochs, or what 250 "
+        "steps take; 0: none",
         Bounds(0, 1_000_000),
     ),
     Field(
