@@ -20,7 +20,7 @@ from sop_jax.data.noise import generator
 from sop_jax.errors import UserError
 from sop_jax.evaluate import NoEvaluation, evaluation_params
 from sop_jax.experiment import Experiment, build
-from sop_jax.files import read_arrays, write_arrays
+from sop_jax.files import read_arrays, read_json, write_arrays, write_json
 from sop_jax.loop import train
 from sop_jax.mesh import nearest_batch_size
 from sop_jax.settings import choose, complete
@@ -74,6 +74,8 @@ def cross_fit(
         return None
     facts = np.array([data.noise.sha256, str(config.crossfit_epochs)])
     known = _read(workdir / NAME, facts, len(data.train_index))
+    if jax.process_index() == 0:
+        _clear(workdir / _FOLDER, {"facts": facts.tolist()}, known is not None)
     if _agreed(known is not None):
         return known
     half_config = config_of_half(config, experiment.mesh.devices.size)
@@ -123,6 +125,20 @@ def _each_way(index: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray
     """(positions held out, positions trained on), both ways."""
     first, second = halves(len(index), seed)
     return [(first, second), (second, first)]
+
+
+def _clear(folder: pathlib.Path, facts: dict, known: bool) -> None:
+    """Takes away networks of another number of epochs, and those that a kill left at the end."""
+    of = folder / "facts.json"
+    try:
+        ours = not known and read_json(of, "it is made anew") == facts
+    except UserError:
+        ours = False
+    if not ours:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not known:
+        folder.mkdir(exist_ok=True)
+        write_json(of, facts)
 
 
 def _read(path: pathlib.Path, facts: np.ndarray, rows: int) -> np.ndarray | None:

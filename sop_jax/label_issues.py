@@ -140,7 +140,7 @@ def judge_rows(
     safe = issues.apply_suggestion & (probs.argmax(1) == issues.suggested_label)
     trusted = rate >= LEAST_RATE and not underfits(agreement, rate)
     issues = issues._replace(apply_suggestion=safe & trusted)
-    lowest = min(estimates.values())
+    lowest = min(rate, *estimates.values())  # rate is 0 where nobody has learnt anything
     if underfits(agreement, rate):
         # Both may take hard images for wrong labels; what the network has learnt of its own rows
         # errs to the other side.

@@ -95,17 +95,19 @@ def write_group_summary(workdir: pathlib.Path, folders: Sequence[pathlib.Path]) 
     """
     runs = [read_json(folder / "summary.json", "delete it and start again") for folder in folders]
     shared = ("method", "dataset", "epochs", "class_names", "noise_kind", "test_labels_doubtful")
-    names = [name for name in runs[0] if name not in (*shared, "seed") and _is_number(runs, name)]
+    # a seed that an older version finished lacks keys that later ones have
+    known = dict.fromkeys(name for run in runs for name in run)
+    names = [name for name in known if name not in (*shared, "seed") and _is_number(runs, name)]
 
     def over_seeds(statistic: Callable[[list[float]], float]) -> dict:
-        columns = {name: [run[name] for run in runs] for name in names}
+        columns = {name: [run.get(name) for run in runs] for name in names}
         return {
             name: None if None in column else float(statistic(column))
             for name, column in columns.items()
         }
 
     summary = {
-        **{name: runs[0][name] for name in shared if name in runs[0]},  # older runs lack the last
+        **{name: runs[-1][name] for name in shared if name in runs[-1]},
         "num_seeds": len(runs),
         "seeds": [run["seed"] for run in runs],
         "images_per_second": float(np.mean([run["images_per_second"] for run in runs])),
@@ -117,8 +119,8 @@ def write_group_summary(workdir: pathlib.Path, folders: Sequence[pathlib.Path]) 
 
 
 def _is_number(runs: Sequence[dict], name: str) -> bool:
-    """Whether each run has a number or null under the name."""
-    return all(run[name] is None or isinstance(run[name], int | float) for run in runs)
+    """Whether each run has a number, null or nothing under the name."""
+    return all(isinstance(run.get(name), int | float | None) for run in runs)
 
 
 def _summary(

@@ -90,6 +90,35 @@ def test_a_damaged_or_foreign_file_is_made_anew(tmp_path):
     assert not np.array_equal(crossfit.cross_fit(longer, longer.resident(), tmp_path), expected)
 
 
+def test_networks_of_another_number_of_epochs_are_not_gone_on_with(tmp_path, monkeypatch):
+    """Stopped in the second half, then asked for fewer epochs: as if nothing had been there."""
+    fresh, changed = tmp_path / "fresh", tmp_path / "changed"
+    fresh.mkdir()
+    changed.mkdir()
+    longer, shorter = experiment(), experiment(crossfit_epochs=1)
+    trained, calls = crossfit.train, []
+
+    def stops_in_the_second(*arguments, **options):
+        calls.append(1)
+        return trained(*arguments, **options)._replace(finished=len(calls) != 2)
+
+    monkeypatch.setattr(crossfit, "train", stops_in_the_second)
+    with pytest.raises(crossfit.Stopped):
+        crossfit.cross_fit(longer, longer.resident(), changed)
+    monkeypatch.undo()
+    expected = crossfit.cross_fit(shorter, shorter.resident(), fresh)
+    found = crossfit.cross_fit(shorter, shorter.resident(), changed)
+    np.testing.assert_array_equal(found, expected)
+    assert [path.name for path in changed.iterdir()] == [crossfit.NAME]
+
+    # killed between the file and the end of the networks' folder
+    (changed / "crossfit" / "1").mkdir(parents=True)
+    (changed / "crossfit" / "facts.json").write_text("[")
+    found = crossfit.cross_fit(shorter, shorter.resident(), changed)
+    np.testing.assert_array_equal(found, expected)
+    assert [path.name for path in changed.iterdir()] == [crossfit.NAME]
+
+
 def test_none_where_no_epochs_are_asked_for(tmp_path):
     one = experiment(crossfit_epochs=0)
     assert crossfit.cross_fit(one, one.resident(), tmp_path) is None

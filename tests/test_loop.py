@@ -84,6 +84,7 @@ def test_what_a_run_leaves(whole):
         "labels.npz",
         "label_issues.csv",
         "predictions.npz",
+        "held_out.npz",
         "summary.json",
         "report.html",
         "plots/curves.png",
@@ -120,6 +121,10 @@ def test_what_a_run_leaves(whole):
     assert predictions["train_pred_probs"].shape == (180, 10)  # validation rows are not among them
     assert predictions["test_pred_probs"].shape == (500, 10)
     np.testing.assert_allclose(predictions["train_pred_probs"].sum(1), 1, rtol=1e-4)
+    assert predictions["held_out_pred_probs"].shape == (180, 10)
+    np.testing.assert_array_equal(
+        predictions["held_out_pred_probs"], np.load(whole / "held_out.npz")["held_out_pred_probs"]
+    )
     assert len((whole / "label_issues.csv").read_text().splitlines()) == 181
 
 
@@ -195,6 +200,20 @@ def test_sigterm_at_the_last_step_leaves_the_outputs_to_the_next_start(
     assert not (tmp_path / "summary.json").exists()
     monkeypatch.undo()
     classify.run(tiny(), tmp_path)
+    assert_same_end(whole, tmp_path)
+
+
+def test_sigterm_while_cross_fitting_leaves_the_rest_to_the_next_start(
+    whole, tmp_path, monkeypatch, capsys
+):
+    interrupt_at_step(monkeypatch, 18 + 3)  # the third step of the first half
+    classify.run(tiny(), tmp_path)
+    assert "stopped by SIGTERM while cross-fitting" in capsys.readouterr().out
+    assert not (tmp_path / "summary.json").exists() and not (tmp_path / "held_out.npz").exists()
+    assert (tmp_path / "crossfit" / "0" / "checkpoints" / "3").is_dir()
+    monkeypatch.undo()
+    classify.run(tiny(), tmp_path)
+    assert not (tmp_path / "crossfit").exists()
     assert_same_end(whole, tmp_path)
 
 

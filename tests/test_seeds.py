@@ -107,7 +107,9 @@ def test_a_number_that_one_seed_does_not_know_is_null(tmp_path):
         "test_accuracy_per_class": [1.0],
         "best_epoch": 0,
     }
-    other = run | {"seed": 1, "label_issue_auroc": None, "best_epoch": 1}
+    # the first was finished by an older version, which had no interval
+    other = run | {"seed": 1, "label_issue_auroc": None, "best_epoch": 1, "noise_rate_low": 0.1}
+    other["test_labels_doubtful"] = False
     folders = [tmp_path / "seed_0", tmp_path / "seed_1"]
     for folder, own in zip(folders, (run, other), strict=True):
         folder.mkdir()
@@ -117,7 +119,9 @@ def test_a_number_that_one_seed_does_not_know_is_null(tmp_path):
         "images_per_second": 1.0,
         "label_issue_auroc": None,
         "best_epoch": 0.5,
+        "noise_rate_low": None,
     }
+    assert summary(tmp_path)["test_labels_doubtful"] is False
 
 
 def test_report_and_compare_read_the_folders(whole, capsys):
