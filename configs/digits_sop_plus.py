@@ -17,7 +17,7 @@ def get_config():
     config.noise.rate = 0.4
     config.augment.cutout = 2
     config.method.name = "sop_plus"
-    # what was measured; and what they would be unset
+    # what was measured, and what they would be unset
     config.method.learning_rate_u = 20.0
     config.method.learning_rate_v = 20.0
     return config

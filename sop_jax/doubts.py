@@ -45,7 +45,7 @@ def warnings(
             f"rests on the {informed[0]} alone."
         )
     low, high = min(asked, default=0.0), max(asked, default=0.0)
-    if high - low > max(DISAGREE[0] * high, DISAGREE[1]):
+    if disagree(low, high):
         both = " and ".join(f"{_percent(value)} by {name}" for name, value in estimates.items())
         found.append(
             f"Two estimates of the share of wrong labels disagree: {both}. The larger is used. "
@@ -75,6 +75,11 @@ def warnings(
             f"{' and others' if len(small) > 10 else ''}. Verdicts on them rest on little."
         )
     return tuple(found)
+
+
+def disagree(one: float, other: float) -> bool:
+    """Whether two estimates of a share lie further apart than estimates of the same do."""
+    return abs(one - other) > max(DISAGREE[0] * max(one, other), DISAGREE[1])
 
 
 def underfits(held_out_accuracy: float | None, rate: float) -> bool:

@@ -64,7 +64,7 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         keep their defaults. `python -m sop_jax.main --help` lists them.
       epochs: passes over the images.
       batch_size: splits evenly over the devices and is no larger than the data; None: 128, less
-        where an epoch had fewer than 25 steps.
+        where an epoch had fewer than 20 steps.
       learning_rate: of the network.
       model: network, a key of `sop_jax.models.api.NETWORKS`.
       model_options: fields of the network by name, such as {"width": 32} for 'small_resnet'.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
-from sop_jax.doubts import underfits, warnings
+from sop_jax.doubts import disagree, underfits, warnings
 from sop_jax.files import write_bytes
 from sop_jax.neighbours import NEIGHBOURS, votes
 from sop_jax.noise_model import (
@@ -117,13 +117,11 @@ def judge_rows(
 
     own_log = _own_log_probs(label[some], probs[some], margin[some])
     own = fit_own(own_log, label[some], transition, rate)
-    # Neighbours that see less noise than held-out networks do: the network has memorised the rest,
-    # and its own predictions are believed only so far.
+    # Neighbours that see clearly less noise than held-out networks do: the network has memorised
+    # the rest, and its own predictions are believed only so far.
     trust = 1.0
-    if HELD_OUT in informed:
-        smallest = 1 / rows
-        trust = (estimates[NEIGHBOUR] + smallest) / (estimates[HELD_OUT] + smallest)
-        trust = min(1.0, trust)
+    if HELD_OUT in informed and disagree(estimates[NEIGHBOUR], estimates[HELD_OUT]):
+        trust = min(1.0, estimates[NEIGHBOUR] / estimates[HELD_OUT])
     log_odds, other, share = np.empty(rows), np.empty(rows, np.int32), np.empty(rows)
     for start in range(0, rows, _CHUNK):
         part = slice(start, start + _CHUNK)
