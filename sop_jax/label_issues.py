@@ -42,6 +42,7 @@ CSV_COLUMNS = (
 SAFE = 0.9
 INFORMED = 0.1  # share of the labels' entropy that a source has to explain to be asked at all
 LEAST_RATE = 0.01  # below which nothing is taken unseen: the few that stand out may be right
+BEND = 12.0  # log odds, 6 in a million
 MOST_ROWS = 50_000  # that models are fitted to; more are read with the same models
 _CHUNK = 50_000  # rows read at a time
 HELD_OUT, NEIGHBOUR = "held-out networks", "neighbours"
@@ -198,7 +199,10 @@ def _of_rows(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _issues(
     label: np.ndarray, log_odds: np.ndarray, other: np.ndarray, share: np.ndarray
 ) -> LabelIssues:
-    quality = expit(log_odds)
+    # Beyond BEND the log odds grow as their logarithm only: the ranking goes on, and 1 - quality
+    # holds it in floating point where log odds of hundreds would all be 1.
+    beyond = np.maximum(np.abs(log_odds) - BEND, 0)
+    quality = expit(np.sign(log_odds) * (np.minimum(np.abs(log_odds), BEND) + np.log1p(beyond)))
     is_issue = quality < 0.5
     confidence = np.where(is_issue, (1 - quality) * share, quality)
     return LabelIssues(

@@ -439,3 +439,16 @@ write_csv(pathlib.Path({str(tmp_path / "list.csv")!r}), np.arange(1), np.zeros(1
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     text = (tmp_path / "list.csv").read_text(encoding="utf-8")
     assert text.splitlines()[1] == "0,卡车,卡车,1,True,1,False"
+
+
+def test_certain_labels_keep_their_ranks():
+    """Where classes are far apart the log odds reach hundreds; 1 - quality must not tie."""
+    log_odds = np.linspace(-150, 150, 301)
+    label = np.zeros(301, np.int32)
+    issues = label_issues._issues(label, log_odds, label + 1, np.ones(301))
+    assert np.all(np.diff(issues.quality) > 0) and np.all(np.diff(1 - issues.quality) < 0)
+    assert 0 < issues.quality[0] < 1e-6 and 1 - 1e-6 < issues.quality[-1] < 1
+    np.testing.assert_array_equal(issues.is_issue, log_odds < 0)
+    small = np.abs(log_odds) <= label_issues.BEND
+    expected = 1 / (1 + np.exp(-log_odds[small]))
+    np.testing.assert_allclose(issues.quality[small], expected, rtol=1e-12)
