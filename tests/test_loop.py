@@ -135,7 +135,7 @@ def test_same_config_and_seed_give_the_same_numbers(whole, tmp_path):
 
 @pytest.mark.slow
 def test_without_tracked_predictions_the_final_network_gives_them(whole, tmp_path):
-    """The training is the same; the probabilities of the training rows, and the suggestions, are
+    """The training is the same; the probabilities of the training rows, and so the verdict, are
     the last network's.
     """
     classify.run(tiny(track_predictions=False), tmp_path)
@@ -144,8 +144,10 @@ def test_without_tracked_predictions_the_final_network_gives_them(whole, tmp_pat
     assert full.keys() - short.keys() == {"['tracker']['probs']"}
     one, two = np.load(tmp_path / "predictions.npz"), np.load(whole / "predictions.npz")
     assert set(one) == set(two)
-    for name in set(one) - {"train_pred_probs"}:
+    for name in set(one) - {"train_pred_probs", "noise_score", "train_margin"}:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    # another program, with another fusion of the margin: its last bit may differ
+    np.testing.assert_allclose(one["train_margin"], two["train_margin"], rtol=0, atol=1e-6)
     assert one["train_pred_probs"].shape == (180, 10)
     np.testing.assert_allclose(one["train_pred_probs"].sum(1), 1, rtol=1e-4)
     assert np.any(one["train_pred_probs"] != two["train_pred_probs"])
