@@ -29,7 +29,7 @@ TIMES = ("seconds", "images_per_second")
 def tiny(**fields):
     """Digits, 200 rows, a 4-channel network, three epochs of seven steps (the last one padded)."""
     config = default()
-    config.update(epochs=3, batch_size=32, compilation_cache="off")
+    config.update(epochs=3, crossfit_epochs=1, batch_size=32, compilation_cache="off")
     config.data.update(train_limit=200, validation_fraction=0.1)
     config.noise.update(kind="symmetric_exclusive", rate=0.3)
     config.augment.update(crop_padding=1, flip=False)

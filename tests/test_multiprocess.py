@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SMALL = ("--config.data.train_limit=300", "--config.model.width=4", "--config.batch_size=64")
+SMALL = (
+    "--config.data.train_limit=300",
+    "--config.model.width=4",
+    "--config.batch_size=64",
+    "--config.crossfit_epochs=1",
+)
 
 
 def start(workdir, *flags, devices=1, cwd=ROOT):
