@@ -141,7 +141,7 @@ def test_report_and_compare_read_the_folders(whole, capsys):
 def test_stopped_inside_the_second_seed_and_gone_on_it_ends_the_same(
     whole, tmp_path, monkeypatch, capsys
 ):
-    halves = 2 * 2 * 6  # the steps of cross-fitting: two epochs of 90 rows in batches of 16, twice
+    halves = 2 * 6  # the steps of cross-fitting: an epoch of 90 rows in batches of 16, twice
     per_run = metrics(whole / "seed_5")[-1]["step"] + halves
     steps = []
     genuine = loop.Runner.__call__
