@@ -16,9 +16,14 @@ _CPU_STEPS = {
 _CPU_ONCE = {"xla_backend_optimization_level": 0}
 
 
-def options_for_steps() -> dict | None:
-    """`compiler_options` of `jax.jit` for programs that run many times."""
-    return _CPU_STEPS if jax.default_backend() == "cpu" and _known() else None
+def options_for_steps(platform: str | None = None) -> dict | None:
+    """`compiler_options` of `jax.jit` for programs that run many times, on this kind of device.
+
+    Args:
+      platform: as devices name it; None: that of the process.
+    """
+    platform = platform or jax.default_backend()
+    return _CPU_STEPS if platform == "cpu" and _known() else None
 
 
 def options_for_one_run() -> dict | None:

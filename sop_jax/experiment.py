@@ -1,6 +1,7 @@
 """Puts the parts together for one configuration and one data set: mesh, network, method, steps."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -140,8 +141,13 @@ class Experiment:
         return dataclasses.replace(self, config=config, dataset=dataset)
 
 
-def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]]:
+def resolve(
+    config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
+) -> tuple[ConfigDict, list[str]]:
     """Fills the fields that depend on the data or the machine.
+
+    Args:
+      devices: those of the run; None: all of this machine.
 
     Returns:
       The resolved copy, and notes on what was chosen for the data, and by the method.
@@ -151,7 +157,8 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
         refuses.
     """
     config = complete(config)
-    platform = jax.default_backend()
+    devices = jax.devices() if devices is None else devices
+    platform = devices[0].platform
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
     if config.steps_per_dispatch == 0:
@@ -161,7 +168,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]
             f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a "
             "convolution inside a loop about 40 times slower; set it to 1, or 0 to choose"
         )
-    notes = fit(config, dataset, len(jax.devices()), idle(config))
+    notes = fit(config, dataset, len(devices), idle(config))
     if config.crossfit_epochs is None:
         per_epoch = pipeline.steps_per_epoch(len(dataset.train_index), config.batch_size)
         enough = min(config.epochs, -(-CROSSFIT_STEPS // per_epoch))

@@ -36,6 +36,11 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def platform(mesh: Mesh) -> str:
+    """What its devices are: 'cpu', 'gpu' or 'tpu'."""
+    return mesh.devices.flat[0].platform
+
+
 def by_rows(mesh: Mesh) -> NamedSharding:
     """Sharding that splits the leading dimension (rows of a table, a batch) over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))

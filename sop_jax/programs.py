@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from sop_jax.compiler import options_for_one_run, options_for_steps
 from sop_jax.data.augment import Augment, alternating_mirror, example_keys, views
-from sop_jax.mesh import by_batch, replicated
+from sop_jax.mesh import by_batch, platform, replicated
 from sop_jax.methods.base import Batch
 from sop_jax.state import KEY_AUGMENT, Resident, TrainState
 from sop_jax.step import EpochEnd, Step
@@ -104,7 +104,7 @@ def compile_steps(run: PlannedStep, shardings: TrainState, mesh: Mesh) -> Planne
         donate_argnums=0,
         in_shardings=(shardings, Resident(copied, copied), split, split),
         out_shardings=(shardings, copied),
-        compiler_options=options_for_steps(),
+        compiler_options=options_for_steps(platform(mesh)),
     )
 
 
