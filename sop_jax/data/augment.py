@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from sop_jax.data.autoaugment import autoaugment
+from sop_jax.data.one_hot import cut
 
 # Folded into the run's key in an epoch's place, for what is drawn once for an example.
 _EVERY_EPOCH = 2**32 - 1
@@ -139,7 +140,7 @@ def _crop_flip(
         mirrored = draws[2] < 0.5 if mirrored is None else mirrored
         top, left = (draws[:2] * (2 * padding + 1)).astype(jnp.int32)
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        image = jax.lax.dynamic_slice(padded, (top, left, jnp.int32(0)), image.shape)
+        image = cut(padded, top, left, *image.shape[:2])
         return jnp.where(mirrored, image[:, ::-1], image) if augment.flip else image
 
     return jax.vmap(one)(keys, images, mirror)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sop_jax.data.image_ops import GEOMETRIC, Op, apply, encode
+from sop_jax.data.image_ops import GEOMETRIC, Op, as_image, as_pixels, encode, retouch, warp
 
 # 25 sub-policies of two operations each: (name, probability, level 0..9).
 POLICY = (
@@ -84,10 +84,16 @@ def autoaugment(keys: jax.Array, images: jax.Array) -> jax.Array:
     sub_policies, variants = draw(keys)
 
     def one(sub_policy: jax.Array, variant: jax.Array, image: jax.Array) -> jax.Array:
+        ops = []
         for slot in range(2):
             leaves = [jnp.asarray(leaf)[sub_policy, slot, variant[slot]] for leaf in table]
-            image = apply(Op(*leaves), image)
-        return image
+            ops.append(Op(*leaves))
+        # A warp after another operation can come before it: the policy has one after Color alone,
+        # which changes pixels one by one and leaves black black.
+        pixels = warp(ops, as_pixels(image), image.shape[1])
+        for op in ops:
+            pixels = retouch(op, pixels, image.shape[1])
+        return as_image(pixels, image.shape)
 
     return jax.vmap(one)(sub_policies, variants, images)
 

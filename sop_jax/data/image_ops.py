@@ -10,6 +10,7 @@ two places where the last bit of its floating point decides a grey level (`_blen
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sop_jax.data.one_hot import histogram, look_up, pick
 from sop_jax.errors import UserError
 
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -77,9 +79,23 @@ def apply(op: Op, image: jax.Array) -> jax.Array:
             f"AutoAugment knows images of 1 or 3 channels, got {image.shape[-1]}: set "
             "augment.strong=weak"
         )
-    image = _warp(op.warp, image)
-    image = _table(op, image)[jnp.arange(image.shape[-1]), image]
-    return _blend_stage(op, image)
+    picture = warp((op,), as_pixels(image), image.shape[1])
+    return as_image(retouch(op, picture, image.shape[1]), image.shape)
+
+
+def as_pixels(image: jax.Array) -> jax.Array:
+    """[C, P] of an image [H, W, C]: P = H * W pixels, row by row."""
+    return jnp.moveaxis(image, -1, 0).reshape(image.shape[-1], -1)
+
+
+def as_image(pixels: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """[H, W, C] of pixels [C, P]."""
+    return jnp.moveaxis(pixels.reshape(shape[-1], *shape[:2]), 0, -1)
+
+
+def retouch(op: Op, pixels: jax.Array, width: int) -> jax.Array:
+    """The stages after the warp, tables and blends, of pixels uint8 [C, P]."""
+    return _blend_stage(op, look_up(_table(op, pixels), pixels), width)
 
 
 # Affine warps: nearest neighbour, black outside the source.
@@ -113,26 +129,30 @@ def _fixed_point(affine: tuple[float, ...]) -> np.ndarray:
     return np.floor(exact * 2**_FIXED + 0.5).astype(np.int32)
 
 
-def _warp(warp: jax.Array, image: jax.Array) -> jax.Array:
-    height, width, channels = image.shape
-    y = jnp.arange(height, dtype=jnp.int32)[:, None]
-    x = jnp.arange(width, dtype=jnp.int32)[None, :]
-    source_x = (warp[2] + warp[0] * x + warp[1] * y) >> _FIXED
-    source_y = (warp[5] + warp[3] * x + warp[4] * y) >> _FIXED
-    inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
-    # one past the end reads the fill value
-    source = jnp.where(inside, source_y * width + source_x, height * width)
-    return image.reshape(-1, channels).at[source].get(mode="fill", fill_value=0)
+def warp(ops: Sequence[Op], pixels: jax.Array, width: int) -> jax.Array:
+    """The warps of operations, one after the other, of pixels uint8 [C, P] of an image.
+
+    Nearest neighbours: where a pixel comes from after all of them is looked up once.
+    """
+    place = jnp.arange(pixels.shape[1], dtype=jnp.int32)
+    height = pixels.shape[1] // width
+    row, column = place // width, place % width
+    inside = jnp.ones(place.shape, bool)
+    for op in reversed(ops):
+        a, b, c, d, e, f = op.warp
+        column, row = (c + a * column + b * row) >> _FIXED, (f + d * column + e * row) >> _FIXED
+        inside &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return pick(pixels, jnp.where(inside, row, -1), column, width)
 
 
 # Tables: new grey level of each old one, by channel.
 
 
-def _table(op: Op, image: jax.Array) -> jax.Array:
+def _table(op: Op, pixels: jax.Array) -> jax.Array:
     """The operation's table, uint8 [C, 256]: the identity where it is none of TABLES."""
-    channels = image.shape[-1]
+    channels = pixels.shape[0]
     levels = jnp.broadcast_to(jnp.arange(256, dtype=jnp.int32), (channels, 256))
-    counts = jnp.zeros((channels, 256), jnp.int32).at[jnp.arange(channels), image].add(1)
+    counts = histogram(pixels)
     lowest = jnp.min(jnp.where(counts > 0, levels, 255), axis=1)
     highest = jnp.max(jnp.where(counts > 0, levels, 0), axis=1)
     mask = 256 - (1 << (8 - op.value.astype(jnp.int32)))
@@ -142,7 +162,7 @@ def _table(op: Op, image: jax.Array) -> jax.Array:
         "Invert": 255 - levels,
         "Posterize": levels & mask,
         "Solarize": jnp.where(levels.astype(jnp.float32) < op.value, levels, 255 - levels),
-        "Contrast": _blend(_mean_grey(image), levels, op.value),
+        "Contrast": _blend(_mean_grey(pixels), levels, op.value),
         "Brightness": _blend(0, levels, op.value),
     }
     chosen = jnp.select([op.kind == _KIND[name] for name in tables], list(tables.values()), levels)
@@ -204,30 +224,37 @@ def _blend(degenerate: jax.Array | int, image: jax.Array, factor: jax.Array) -> 
     return jnp.clip(degenerate + product, 0, 255).astype(jnp.int32)
 
 
-def _blend_stage(op: Op, image: jax.Array) -> jax.Array:
+def _blend_stage(op: Op, pixels: jax.Array, width: int) -> jax.Array:
     is_color, is_sharpness = op.kind == _KIND["Color"], op.kind == _KIND["Sharpness"]
-    pixels = image.astype(jnp.int32)
-    degenerate = jnp.where(is_color, _grey(pixels)[..., None], _smooth(pixels))
+    pixels = pixels.astype(jnp.int32)
+    degenerate = jnp.where(is_color, _grey(pixels)[None], _smooth(pixels, width))
     factor = jnp.where(is_color | is_sharpness, op.value, 1.0)
     return _blend(degenerate, pixels, factor).astype(jnp.uint8)
 
 
 def _grey(pixels: jax.Array) -> jax.Array:
-    """Luma int32 [H, W] of int32 [H, W, C], Pillow's 16-bit weights (ITU-R 601-2)."""
-    if pixels.shape[-1] == 1:
-        return pixels[..., 0]
-    red, green, blue = jnp.moveaxis(pixels, -1, 0)
+    """Luma int32 [P] of int32 [C, P], Pillow's 16-bit weights (ITU-R 601-2)."""
+    if pixels.shape[0] == 1:
+        return pixels[0]
+    red, green, blue = pixels
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
 
 
-def _mean_grey(image: jax.Array) -> jax.Array:
-    """The image's mean luma, rounded: int32 []."""
-    grey = _grey(image.astype(jnp.int32))
+def _mean_grey(pixels: jax.Array) -> jax.Array:
+    """The mean luma of uint8 [C, P], rounded: int32 []."""
+    grey = _grey(pixels.astype(jnp.int32))
     return (2 * jnp.sum(grey, dtype=jnp.int32) + grey.size) // (2 * grey.size)
 
 
-def _smooth(pixels: jax.Array) -> jax.Array:
-    """Weights 1 and, at the centre, 5 over the 3x3 neighbourhood; the outermost pixels stay."""
-    columns = pixels[:-2] + pixels[1:-1] + pixels[2:]
-    total = columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:] + 4 * pixels[1:-1, 1:-1]
-    return pixels.at[1:-1, 1:-1].set((2 * total + 13) // 26)  # total / 13 to the nearest
+def _smooth(pixels: jax.Array, width: int) -> jax.Array:
+    """Weights 1 and, at the centre, 5 over the 3x3 neighbourhood; the outermost pixels stay.
+
+    Of int32 [C, P].
+    """
+    place = np.arange(pixels.shape[1])
+    row, column = place // width, place % width
+    inner = (row > 0) & (row < row[-1]) & (column > 0) & (column < width - 1)
+    lines = jnp.roll(pixels, width, axis=1) + pixels + jnp.roll(pixels, -width, axis=1)
+    total = jnp.roll(lines, 1, axis=1) + lines + jnp.roll(lines, -1, axis=1) + 4 * pixels
+    # total / 13 to the nearest: (2 * total + 13) // 26, which up to 2 * 13 * 255 + 13 is this
+    return jnp.where(inner[None], ((2 * total + 13) * 10083) >> 18, pixels)
