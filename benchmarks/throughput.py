@@ -27,7 +27,7 @@ from sop_jax.data.dataset import Dataset
 from sop_jax.experiment import build, make_augment, resolve
 from sop_jax.mesh import by_batch, make_mesh, put
 from sop_jax.programs import make_batch
-from sop_jax.state import Resident
+from sop_jax.state import Resident, flat
 
 METHODS = ("ce", "sop", "sop_plus")
 COLLECTIVE = re.compile(
@@ -94,12 +94,15 @@ def augmentation(ours: Ours, dataset: Dataset, views: tuple[str, ...]) -> Callab
     """A contestant that only makes the batches of a dispatch, with these views."""
     augment = make_augment(ours.config, dataset)
     images, labels = dataset.train.images, dataset.train.labels
-    resident = jax.device_put(Resident(images, labels))
+    resident = jax.device_put(Resident(flat(images), labels))
 
     @jax.jit
     def batch(resident, example):
         key, epoch = jax.random.key(0), jnp.int32(0)
-        return make_batch(augment, views, key, epoch, resident, example, example, len(labels))
+        shape = images.shape[1:]
+        return make_batch(
+            augment, views, key, epoch, resident, example, example, len(labels), shape
+        )
 
     example = jnp.arange(ours.config.batch_size)
 

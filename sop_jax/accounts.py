@@ -26,6 +26,7 @@ _BY_FILE = (  # what an instruction belongs to, by the end of a file's path or a
     ("sop_jax/models/", "network"),
     ("sop_jax/methods/", "method"),
     ("sop_jax/table.py", "table"),
+    ("sop_jax/exchange.py", "table"),
     ("sop_jax/optimizer.py", "optimizer"),
     ("/optax/", "optimizer"),
     ("/flax/", "network"),
@@ -104,9 +105,7 @@ def _cost(program: Program, i: Instruction, part: str, times: float, chip: Chip)
                     cycles += places(program, other) * BUNDLES_PER_ELEMENT
                     blind = True
         seconds = cycles / chip.clock
-    return Cost(
-        i, part, times, seconds * times, moved * times, work * times, cycles * times, blind
-    )
+    return Cost(i, part, times, seconds * times, moved * times, work * times, cycles * times, blind)
 
 
 def _in_memory(arrays: tuple[Array, ...]) -> int:

@@ -9,7 +9,6 @@ import argparse
 import collections
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import re
@@ -31,7 +30,7 @@ from sop_jax.errors import UserError
 from sop_jax.experiment import Experiment, build, resolve
 from sop_jax.hlo import Program
 from sop_jax.mesh import by_batch, make_mesh, replicated
-from sop_jax.state import Resident
+from sop_jax.state import Resident, flat
 from sop_jax.table import padded
 
 # training rows, image shape and classes of TFDS sets, so that a user need not have them
@@ -73,9 +72,7 @@ def data_of(config: ConfigDict, flags: argparse.Namespace) -> datasets.Dataset:
         return datasets.load(config)[0]
     factor = config.data.downsample
     shape = (shape[0] // factor, shape[1] // factor, shape[2])
-    return zeros(
-        config.data.name, min(rows, config.data.train_limit or rows), shape, num_classes
-    )
+    return zeros(config.data.name, min(rows, config.data.train_limit or rows), shape, num_classes)
 
 
 def lowered(experiment: Experiment) -> jax.stages.Lowered:
@@ -85,7 +82,7 @@ def lowered(experiment: Experiment) -> jax.stages.Lowered:
     def shape_of(array: np.ndarray) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=replicated(mesh))
 
-    resident = Resident(shape_of(data.train.images), shape_of(data.train.labels))
+    resident = Resident(shape_of(flat(data.train.images)), shape_of(data.train.labels))
     steps = min(config.steps_per_dispatch, experiment.steps_per_epoch)
     plan = jax.ShapeDtypeStruct(
         (steps, experiment.method.streams * config.batch_size),

@@ -30,7 +30,7 @@ from sop_jax.label_issues import worst_first
 from sop_jax.loop import train
 from sop_jax.mesh import fetch, make_mesh, put, replicated
 from sop_jax.settings import complete
-from sop_jax.state import TrainState
+from sop_jax.state import TrainState, flat
 from sop_jax.workdir import Session
 
 _FIELDS = {  # parameter -> field of the config that it sets
@@ -249,10 +249,10 @@ class SOPClassifier(ClassifierMixin, BaseEstimator):
         network, dtype = self._network
         model = models.from_config(ConfigDict(network), len(self.classes_), jnp.dtype(dtype))
         batch = -(-_PREDICT_BATCH // mesh.devices.size) * mesh.devices.size
-        predict = make_predict(model, *self._statistics, mesh, batch)
+        predict = make_predict(model, self._image_shape, *self._statistics, mesh, batch)
 
         def predict_some(images: np.ndarray) -> np.ndarray:
-            padded = np.resize(images, (_PREDICT_BATCH, *images.shape[1:]))
+            padded = flat(np.resize(images, (_PREDICT_BATCH, *images.shape[1:])))
             return predict(params, model_state, place(padded), np.arange(len(images)))
 
         return predict_some

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from sop_jax import collapse
 from sop_jax.compiler import options_for_steps
 from sop_jax.data.augment import normalise
-from sop_jax.mesh import by_rows, put, replicated
+from sop_jax.mesh import by_rows, platform, put, replicated
 from sop_jax.methods.base import Method
 from sop_jax.models.api import Model
 from sop_jax.optimizer import averaged
@@ -27,10 +27,12 @@ class OfImages(Protocol):
     def __call__(
         self, params: tuple, model_state: tuple, images: jax.Array, index: np.ndarray
     ) -> np.ndarray:
-        """float32 [R, ...] of images uint8 [M, H, W, C], replicated, at index int [R]."""
+        """float32 [R, ...] of images uint8 [M, H * W * C] (`state.flat`) at index int [R]."""
 
 
-def make_predict(model: Model, mean: tuple, std: tuple, mesh: Mesh, batch_size: int) -> OfImages:
+def make_predict(
+    model: Model, image_shape: tuple, mean: tuple, std: tuple, mesh: Mesh, batch_size: int
+) -> OfImages:
     """Returns predict(params, model_state, images, index) -> probs [R, K].
 
     Probabilities are the mean over the networks of the softmax in evaluation mode, on the plain
@@ -45,16 +47,18 @@ def make_predict(model: Model, mean: tuple, std: tuple, mesh: Mesh, batch_size: 
         ]
         return sum(probs) / len(probs)
 
-    return _in_batches(mean_probs, mean, std, mesh, batch_size)
+    return _in_batches(mean_probs, image_shape, mean, std, mesh, batch_size)
 
 
-def make_features(model: Model, mean: tuple, std: tuple, mesh: Mesh, batch_size: int) -> OfImages:
+def make_features(
+    model: Model, image_shape: tuple, mean: tuple, std: tuple, mesh: Mesh, batch_size: int
+) -> OfImages:
     """Like `make_predict`, of `Model.features`: features [R, d] of the first network."""
 
     def features(params, model_state, inputs):
         return model.features(params[0], model_state[0], inputs)
 
-    return _in_batches(features, mean, std, mesh, batch_size)
+    return _in_batches(features, image_shape, mean, std, mesh, batch_size)
 
 
 class _OfBatch(Protocol):
@@ -63,13 +67,19 @@ class _OfBatch(Protocol):
 
 
 def _in_batches(
-    function: _OfBatch, mean: tuple, std: tuple, mesh: Mesh, batch_size: int
+    function: _OfBatch,
+    image_shape: tuple,
+    mean: tuple,
+    std: tuple,
+    mesh: Mesh,
+    batch_size: int,
 ) -> OfImages:
     """`function` over any number of images, a batch at a time."""
 
-    @functools.partial(jax.jit, compiler_options=options_for_steps())
+    @functools.partial(jax.jit, compiler_options=options_for_steps(platform(mesh)))
     def of_batch(params, model_state, images, index):
-        values = function(params, model_state, normalise(images[index], mean, std))
+        inputs = normalise(images[index].reshape(-1, *image_shape), mean, std)
+        values = function(params, model_state, inputs)
         return jax.lax.with_sharding_constraint(values, replicated(mesh))
 
     def of_images(
@@ -102,6 +112,7 @@ class TrainingPass(Protocol):
 def make_training_pass(
     method: Method,
     model: Model,
+    image_shape: tuple,
     mean: tuple,
     std: tuple,
     mesh: Mesh,
@@ -121,13 +132,14 @@ def make_training_pass(
         jax.jit,
         donate_argnums=0,
         out_shardings=shardings,
-        compiler_options=options_for_steps(),
+        compiler_options=options_for_steps(platform(mesh)),
     )
     def of_batch(
         state: TrainState, resident: Resident, example: jax.Array, index: jax.Array
     ) -> TrainState:
         forward = Networks(model, state.params, state.model_state, train=False)
-        inputs, label = normalise(resident.images[example], mean, std), resident.labels[example]
+        images, label = resident.images[example], resident.labels[example]
+        inputs = normalise(images.reshape(-1, *image_shape), mean, std)
         if method.score is not None:
             scored = method.score(forward, inputs, label)
             part = {name: state.table[name] for name in scored}

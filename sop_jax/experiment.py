@@ -13,6 +13,7 @@ from sop_jax import methods, models
 from sop_jax.data import pipeline
 from sop_jax.data.augment import Augment
 from sop_jax.data.dataset import Dataset
+from sop_jax.data.pipeline import steps_per_dispatch
 from sop_jax.errors import UserError
 from sop_jax.evaluate import (
     OfImages,
@@ -38,7 +39,7 @@ from sop_jax.programs import (
     step_from_plan,
 )
 from sop_jax.settings import complete, idle
-from sop_jax.state import Resident, TrainState, init_state, state_shardings
+from sop_jax.state import Resident, TrainState, flat, init_state, state_shardings
 from sop_jax.step import EpochEnd, make_epoch_end, make_step
 from sop_jax.table import padded, values
 
@@ -90,9 +91,9 @@ class Experiment:
         return self.start(jax.random.key(self.config.seed), labels)
 
     def resident(self, images: jax.Array | None = None) -> Resident:
-        """The training set on every device; `images` where they are there already."""
+        """The training set on every device; `images`, flat, where they are there already."""
         copied = replicated(self.mesh)
-        images = put(self.dataset.train.images, copied) if images is None else images
+        images = put(flat(self.dataset.train.images), copied) if images is None else images
         return Resident(images, put(self.dataset.train.labels, copied))
 
     def plan(self, state: TrainState, epoch: int) -> tuple[TrainState, np.ndarray, np.ndarray]:
@@ -161,16 +162,16 @@ def resolve(
     platform = devices[0].platform
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
-    if config.steps_per_dispatch == 0:
-        config.steps_per_dispatch = 1 if platform == "cpu" else 64
-    if platform == "cpu" and config.steps_per_dispatch != 1:
+    if platform == "cpu" and config.steps_per_dispatch > 1:
         raise UserError(
             f"config.steps_per_dispatch={config.steps_per_dispatch} on the CPU: XLA:CPU runs a "
             "convolution inside a loop about 40 times slower; set it to 1, or 0 to choose"
         )
     notes = fit(config, dataset, len(devices), idle(config))
+    per_epoch = pipeline.steps_per_epoch(len(dataset.train_index), config.batch_size)
+    if config.steps_per_dispatch == 0:
+        config.steps_per_dispatch = 1 if platform == "cpu" else steps_per_dispatch(per_epoch)
     if config.crossfit_epochs is None:
-        per_epoch = pipeline.steps_per_epoch(len(dataset.train_index), config.batch_size)
         enough = min(config.epochs, -(-CROSSFIT_STEPS // per_epoch))
         config.crossfit_epochs = max(config.epochs // 5, enough)
     problem = problem_of(config, dataset)
@@ -230,6 +231,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     model = models.from_config(config.model, num_classes, jnp.dtype(config.dtype), sample)
     network = method.network_transform(network_optimizer(config, per_epoch), per_epoch)
     optimiser = make_optimizer(network, method.row_learning_rates, config.batch_size)
+    image_shape = dataset.train.images.shape[1:]
     plan_shape = (per_epoch, method.streams * config.batch_size)
 
     def init(key, labels):
@@ -238,7 +240,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
             method,
             model,
             optimiser,
-            dataset.train.images.shape[1:],
+            image_shape,
             labels,
             num_classes,
             config.track_predictions,
@@ -248,13 +250,14 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Experiment:
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(dataset.train.labels))
     check_memory(memory_of(shapes, dataset, mesh), mesh)
     shardings = state_shardings(shapes, mesh)
-    step = make_step(method, model, optimiser, per_epoch)
-    one = step_from_plan(step, make_augment(config, dataset), method.views, per_epoch)
+    step = make_step(method, model, optimiser, per_epoch, mesh)
+    augment = make_augment(config, dataset)
+    one = step_from_plan(step, augment, method.views, per_epoch, image_shape)
     epoch_end = None
     if method.on_epoch_end is not None:
         epoch_end = compile_epoch_end(make_epoch_end(method, per_epoch), shardings)
     images_per_batch = _eval_batch_size(config.batch_size, mesh)
-    of_images = (mean, std, mesh, images_per_batch)
+    of_images = (image_shape, mean, std, mesh, images_per_batch)
     return Experiment(
         config=config,
         dataset=dataset,

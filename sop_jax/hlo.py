@@ -105,7 +105,9 @@ class Program:
         self._frames = {}
         for number, value in tables["StackFrames"].items():
             at = dict(re.findall(r"(\w+)=(\d+)", value))
-            place = dict(re.findall(r"(\w+)=(\d+)", tables["FileLocations"][at["file_location_id"]]))
+            place = dict(
+                re.findall(r"(\w+)=(\d+)", tables["FileLocations"][at["file_location_id"]])
+            )
             path = tables["FileNames"][place["file_name_id"]].strip('"')
             function = tables["FunctionNames"][place["function_name_id"]].strip('"')
             self._frames[number] = (path, function, at.get("parent_frame_id"))
@@ -206,7 +208,9 @@ def flops(program: Program, instruction: Instruction) -> int:
         kernel, out = out, kernel
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)
     of_left, of_kernel, of_out = labels.groups()
-    window = dict(re.findall(r"(size|stride|pad|lhs_dilate|rhs_dilate)=([\dx_\-]+)", instruction.text))
+    window = dict(
+        re.findall(r"(size|stride|pad|lhs_dilate|rhs_dilate)=([\dx_\-]+)", instruction.text)
+    )
     total = 2 * out[of_out.index("b")] * out[of_out.index("f")] * kernel[of_kernel.index("i")]
     for axis, size in enumerate(window.get("size", "").split("x") if "size" in window else ()):
         stride, dilated_left, dilated = (

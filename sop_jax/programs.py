@@ -24,6 +24,7 @@ def make_batch(
     example: jax.Array,
     index: jax.Array,
     num_rows: int,
+    image_shape: tuple[int, int, int],
 ) -> Batch:
     """Builds a batch on the devices.
 
@@ -32,12 +33,14 @@ def make_batch(
       key: typed key of the run.
       example, index: int32 [B], which images and which rows of the table (see data/pipeline.py).
       num_rows: of the padded table.
+      image_shape: (H, W, C).
     """
     key = jax.random.fold_in(key, KEY_AUGMENT)
     keys = example_keys(key, epoch, example)
     mirror = alternating_mirror(key, epoch, example) if augment.alternating_flip else None
+    images = resident.images[example].reshape(-1, *image_shape)
     return Batch(
-        image=views(augment, keys, resident.images[example], names, mirror),
+        image=views(augment, keys, images, names, mirror),
         label=resident.labels[example],
         index=index,
         weight=(index < num_rows).astype(jnp.float32),
@@ -52,14 +55,20 @@ class PlannedStep(Protocol):
 
 
 def step_from_plan(
-    step: Step, augment: Augment, names: tuple[str, ...], steps_per_epoch: int
+    step: Step,
+    augment: Augment,
+    names: tuple[str, ...],
+    steps_per_epoch: int,
+    image_shape: tuple[int, int, int],
 ) -> PlannedStep:
     """The step with the making of its batch, whose views are `names`."""
 
     def one(state: TrainState, resident: Resident, example: jax.Array, index: jax.Array):
         num_rows = jax.tree.leaves(state.tracker)[0].shape[0]
         epoch = state.step // steps_per_epoch
-        batch = make_batch(augment, names, state.key, epoch, resident, example, index, num_rows)
+        batch = make_batch(
+            augment, names, state.key, epoch, resident, example, index, num_rows, image_shape
+        )
         state, record = step(state, batch)
         return state, record["loss"]
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -20,8 +21,16 @@ KEY_INIT, KEY_AUGMENT, KEY_EPOCH_END, KEY_LOSS = 0, 1, 2, 3
 class Resident(NamedTuple):
     """A training set that lives on the devices, replicated: picking a batch moves nothing."""
 
-    images: jax.Array  # [N, H, W, C] uint8
+    images: jax.Array  # [N, H * W * C] uint8, see `flat`
     labels: jax.Array  # [N] int32, the given labels
+
+
+def flat(images: np.ndarray) -> np.ndarray:
+    """[N, H * W * C] of images [N, H, W, C], as they lie on the devices: a row each.
+
+    A TPU looks up rows; images in another layout it would copy, all of them, at every dispatch.
+    """
+    return images.reshape(len(images), -1)
 
 
 class Sums(NamedTuple):

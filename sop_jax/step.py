@@ -1,7 +1,7 @@
 """The training step: gather rows, differentiate, update, project, scatter. State in, state out.
 
-Plain single-device code: shardings are stated once, on the state and on the index arrays, in
-`programs.py`. Nothing of size N is created in a step; donated, the table is updated in place.
+Single-device code but for the exchange of rows (`exchange.py`): shardings are stated once, on the
+state and on the index arrays, in `programs.py`. Nothing of size N is created in a step; donated, the table is updated in place.
 """
 
 import functools
@@ -12,8 +12,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jax.tree_util import DictKey, SequenceKey
 
+from sop_jax.exchange import Exchange
 from sop_jax.methods.base import Batch, Clock, Epoch, LossOut, Method
 from sop_jax.models.api import Model
 from sop_jax.state import KEY_EPOCH_END, KEY_LOSS, Sums, TrainState, count_correct, track
@@ -53,24 +55,29 @@ def make_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     steps_per_epoch: int,
+    mesh: Mesh | None = None,
 ) -> Step:
     """The step as a pure function (state, batch) -> (state, record).
 
     Args:
       optimizer: made by `make_optimizer`, over {"network": params, "rows": trained rows}.
       steps_per_epoch: the step number divided by it is the epoch.
+      mesh: of the devices that the table and the batch are spread over; None for one device.
 
     Returns:
       The step. Its record is {"loss": scalar}; the epoch's sums travel in the state.
     """
     trained_names = tuple(method.row_learning_rates)
+    exchange = Exchange(mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         chex.assert_rank([batch.image, batch.label, batch.index, batch.weight], [5, 1, 1, 1])
         epoch = state.step // steps_per_epoch
         clock = Clock(epoch, state.step.astype(jnp.float32) / steps_per_epoch)
         key = jax.random.fold_in(jax.random.fold_in(state.key, KEY_LOSS), state.step)
-        rows = gather(state.table, batch.index)
+        kept = {"rows": state.table, "tracker": state.tracker if method.plain_view else {}}
+        taken = exchange.gather(kept, batch.index)
+        rows = taken["rows"]
         fixed = {name: leaf for name, leaf in rows.items() if name not in trained_names}
 
         def objective(variables):
@@ -93,12 +100,11 @@ def make_step(
             opt_state = _hold_optimizer(learns, opt_state, state.opt_state)
         rows = method.update_rows({**fixed, **variables["rows"]}, out)
 
-        tracker, correct = state.tracker, jnp.int32(0)
+        tracked, correct = {}, jnp.int32(0)
         if method.plain_view:
-            before = gather(tracker, batch.index)
-            tracked = track(before, out.logits, batch.label, epoch)
-            tracker = scatter(tracker, batch.index, tracked)
+            tracked = track(taken["tracker"], out.logits, batch.label, epoch)
             correct = count_correct(tracked, batch.label, batch.weight)
+        kept = exchange.scatter(kept, batch.index, {"rows": rows, "tracker": tracked})
         first = state.step % steps_per_epoch == 0
         sums = jax.tree.map(
             lambda total: jnp.where(first, jnp.zeros_like(total), total), state.sums
@@ -108,8 +114,8 @@ def make_step(
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            table=scatter(state.table, batch.index, rows),
-            tracker=tracker,
+            table=kept["rows"],
+            tracker=kept["tracker"] if method.plain_view else state.tracker,
             shared=state.shared,
             sums=Sums(
                 sums.loss + loss.astype(jnp.float32),

@@ -75,7 +75,11 @@ def scatter(table: Rows, index: jax.Array, rows: Rows) -> Rows:
     """
 
     def put(leaf, row):
-        dtype = jnp.bfloat16 if leaf.dtype == jnp.uint16 else leaf.dtype
-        return leaf.at[index].set(_stored(row.astype(dtype)), mode="drop")
+        return leaf.at[index].set(as_stored(leaf, row), mode="drop")
 
     return jax.tree.map(put, table, rows)
+
+
+def as_stored(leaf: jax.Array, row: jax.Array) -> jax.Array:
+    """Values [B, ...] for a stored leaf, in its dtype."""
+    return _stored(row.astype(jnp.bfloat16 if leaf.dtype == jnp.uint16 else leaf.dtype))

@@ -7,6 +7,7 @@ from test_step import model_of
 
 from sop_jax import evaluate
 from sop_jax.mesh import make_mesh, put, replicated
+from sop_jax.state import flat
 
 
 def test_predictions_cover_every_row_in_order():
@@ -22,8 +23,10 @@ def test_predictions_cover_every_row_in_order():
     inputs = (images[index].reshape(41, -1) / 255 - 0.5) / 0.25
     expected = np.asarray(jax.nn.softmax(jnp.asarray(inputs, jnp.float32) @ weights))
     for batch_size in (8, 24, 64):
-        predict = evaluate.make_predict(model_of(apply), (0.5,), (0.25,), make_mesh(), batch_size)
-        got = predict((weights,), ((),), put(images, replicated(make_mesh())), index)
+        predict = evaluate.make_predict(
+            model_of(apply), (4, 4, 1), (0.5,), (0.25,), make_mesh(), batch_size
+        )
+        got = predict((weights,), ((),), put(flat(images), replicated(make_mesh())), index)
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -33,9 +36,9 @@ def test_two_networks_are_averaged():
     def apply(params, model_state, x, train):
         return jnp.broadcast_to(params, (x.shape[0], 2)), model_state
 
-    predict = evaluate.make_predict(model_of(apply), (0.0,), (1.0,), make_mesh(), 8)
+    predict = evaluate.make_predict(model_of(apply), (2, 2, 1), (0.0,), (1.0,), make_mesh(), 8)
     logits = (jnp.array([0.0, 0.0]), jnp.array([0.0, jnp.log(3.0)]))
-    got = predict(logits, ((), ()), jnp.asarray(images), np.arange(8))
+    got = predict(logits, ((), ()), jnp.asarray(flat(images)), np.arange(8))
     np.testing.assert_allclose(
         got, np.tile([(0.5 + 0.25) / 2, (0.5 + 0.75) / 2], (8, 1)), rtol=1e-5
     )

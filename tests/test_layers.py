@@ -37,6 +37,7 @@ ARROW = (
     "settings",
     "limits",
     "fitting",
+    "exchange",
     "state",
     "step",
     "programs",

@@ -23,6 +23,7 @@ from sop_jax.state import (
     Resident,
     TrainState,
     epoch_sums,
+    flat,
     init_state,
     init_tracker,
     state_shardings,
@@ -138,11 +139,11 @@ def run(
 
     shardings = state_shardings(jax.eval_shape(init, jax.random.key(0), labels), mesh)
     state = compile_init(init, shardings)(jax.random.key(0), jnp.asarray(labels))
-    step = make_step(method, model_of(apply), optimiser, per_epoch)
-    one = step_from_plan(step, AUGMENT, method.views, per_epoch)
+    step = make_step(method, model_of(apply), optimiser, per_epoch, mesh)
+    one = step_from_plan(step, AUGMENT, method.views, per_epoch, images.shape[1:])
     run_steps = compile_steps(repeated(one), shardings, mesh)
     copied, split = replicated(mesh), by_batch(mesh)
-    resident = Resident(put(images, copied), put(labels, copied))
+    resident = Resident(put(flat(images), copied), put(labels, copied))
     rows, losses, example, index = np.arange(len(labels), dtype=np.int32), [], None, None
     for epoch in range(epochs):
         plan = pipeline.epoch_plan(rows, batch_size, 0, epoch, table.padded(len(labels)))
@@ -310,11 +311,11 @@ def test_one_trace():
     )
     shardings = state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
-    step = make_step(method, model_of(counted), optimiser, 2)
+    step = make_step(method, model_of(counted), optimiser, 2, mesh)
     run_steps = compile_steps(
-        repeated(step_from_plan(step, AUGMENT, ("weak",), 2)), shardings, mesh
+        repeated(step_from_plan(step, AUGMENT, ("weak",), 2, images.shape[1:])), shardings, mesh
     )
-    resident = Resident(jnp.asarray(images), jnp.asarray(labels))
+    resident = Resident(jnp.asarray(flat(images)), jnp.asarray(labels))
     for epoch in range(3):
         example, index = pipeline.epoch_plan(np.arange(64, dtype=np.int32), 32, 0, epoch, 256)
         for i in range(2):

@@ -13,6 +13,15 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return -(-num_examples // batch_size)
 
 
+def steps_per_dispatch(per_epoch: int) -> int:
+    """The shortest dispatch of at least 32 steps that divides an epoch, or all of it.
+
+    So a run compiles one program; a dispatch of another length would be a second one. 32 steps are
+    enough to hide the host behind the devices.
+    """
+    return next((n for n in range(32, per_epoch) if per_epoch % n == 0), per_epoch)
+
+
 def epoch_plan(
     trained: np.ndarray, batch_size: int, seed: int, epoch: int, padded_index: int
 ) -> tuple[np.ndarray, np.ndarray]:

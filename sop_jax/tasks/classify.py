@@ -41,12 +41,12 @@ from sop_jax.outputs import (
 from sop_jax.report import write_report
 from sop_jax.run_folder import seed_folders
 from sop_jax.settings import changed_fields, text
-from sop_jax.state import TrainState
+from sop_jax.state import TrainState, flat
 from sop_jax.workdir import Session
 
 
 class Images(NamedTuple):
-    """On every device, shared by the runs of all seeds; uint8 [., H, W, C]."""
+    """On every device, shared by the runs of all seeds; uint8 [., H * W * C]."""
 
     train: jax.Array
     test: jax.Array
@@ -144,7 +144,7 @@ def run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False)
             reopen(workdir, [])
         group = Session(workdir, resolved, started) if several else None
         copied, data = replicated(first.mesh), datasets[0]
-        images = Images(put(data.train.images, copied), put(data.test.images, copied))
+        images = Images(*(put(flat(part.images), copied) for part in (data.train, data.test)))
         for folder, own, done in zip(folders, experiments, finished, strict=True):
             session = None if done else Session(folder, own.config, started)
             if session is not None and not _run_seed(own, true_label, images, session):
