@@ -32,12 +32,6 @@ def _product(equation: str, a: jax.Array, b: jax.Array, dtype=jnp.float32) -> ja
     return jnp.einsum(equation, a, b, preferred_element_type=dtype)
 
 
-def _levels(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Upper and lower four bits, int32 [C, P] each."""
-    levels = image.astype(jnp.int32)
-    return levels >> 4, levels & 15
-
-
 def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
     """New grey levels uint8 [C, P]: table uint8 [C, 256] at the levels of an image."""
 
@@ -45,9 +39,9 @@ def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
         return jax.vmap(lambda own, levels: own[levels])(table, image)
 
     def products(table, image):
-        high, low = _levels(image)
-        rows = _product("chl,chp->clp", table.reshape(-1, 16, 16), _matches(high, 16))
-        found = jnp.sum(jnp.where(_matches(low, 16), rows, 0), axis=1)
+        levels = image.astype(jnp.int32)
+        rows = _product("chl,chp->clp", table.reshape(-1, 32, 8), _matches(levels >> 3, 32))
+        found = jnp.sum(jnp.where(_matches(levels & 7, 8), rows, 0), axis=1)
         return found.astype(jnp.uint8)
 
     return on_tpu(products, gathered, table, image)
@@ -62,8 +56,8 @@ def histogram(image: jax.Array) -> jax.Array:
         return jnp.zeros((channels, 256), jnp.int32).at[channel, image].add(1)
 
     def products(image):
-        high, low = _levels(image)
-        counts = _product("chp,clp->chl", _matches(high, 16), _matches(low, 16))
+        levels = image.astype(jnp.int32)
+        counts = _product("chp,clp->chl", _matches(levels >> 3, 32), _matches(levels & 7, 8))
         return counts.reshape(-1, 256).astype(jnp.int32)
 
     return on_tpu(products, scattered, image)
@@ -80,10 +74,18 @@ def pick(image: jax.Array, row: jax.Array, column: jax.Array, width: int) -> jax
         source = jnp.where(inside, row * width + column, pixels)
         return image.at[:, source].get(mode="fill", fill_value=0)
 
+    # A product is over 128 numbers: rows, and as many parts of a row as go with them.
+    parts = next(n for n in range(width, 0, -1) if width % n == 0 and (height * n <= 128 or n == 1))
+    within = width // parts
+
     def products(image, row, column):
-        rows, columns = _matches(row, height), _matches(column, width)
-        lines = _product("cyx,yp->cxp", image.reshape(channels, height, width), rows)
-        return jnp.sum(jnp.where(columns[None], lines, 0), axis=1).astype(jnp.uint8)
+        blocks = image.reshape(channels, height * parts, within)
+        inside = (column >= 0) & (column < width)
+        part, rest = jnp.divmod(column.astype(jnp.uint32), jnp.uint32(within))
+        block = jnp.where(inside, row * parts + part.astype(jnp.int32), -1)
+        lines = _product("cbx,bp->cxp", blocks, _matches(block, height * parts))
+        chosen = _matches(rest, within)
+        return jnp.sum(jnp.where(chosen[None], lines, 0), axis=1).astype(jnp.uint8)
 
     return on_tpu(products, gathered, image, row, column)
 
