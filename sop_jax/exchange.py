@@ -3,8 +3,8 @@
 Each device holds a part of the table, and a part of the batch whose rows lie anywhere. With
 `table.gather` alone, the compiler lets every device look up the whole batch, leaf by leaf; on 256
 chips that takes a fifth of a step. Here the leaves travel packed as bits, and a device that holds
-fewer rows than the batch has asks where its own rows stand in the batch, instead of looking up
-every entry. Only the indices and the batch's rows move between devices.
+no more rows than the batch has compares each of them with all of the batch, which a TPU does faster
+than it looks up single rows (6 million comparisons in the time of 6,000 look-ups). Only the indices and the batch's rows move between devices.
 """
 
 import functools
@@ -56,12 +56,14 @@ class Exchange(NamedTuple):
 def _gather(own: Rows, index: jax.Array) -> Rows:
     """Rows [B / devices, ...] of this device's part of the batch, as stored."""
     everyones = jax.lax.all_gather(index, AXIS, tiled=True)
-    bits, count = _packed(own), jax.tree.leaves(own)[0].shape[0]
-    if count < everyones.shape[0]:
-        found = jnp.zeros((everyones.shape[0], bits.shape[1]), jnp.uint32)
-        found = found.at[_places(everyones, count)].set(bits, mode="drop", unique_indices=True)
+    count, batch = jax.tree.leaves(own)[0].shape[0], everyones.shape[0]
+    if count <= batch:
+        bits = _packed(own)
+        found = jnp.zeros((batch, bits.shape[1]), jnp.uint32)
+        found = found.at[_places(everyones, count)].set(bits, mode="drop")
     else:
-        found = bits.at[_own_row(everyones, count)].get(mode="fill", fill_value=0)
+        row = _own_row(everyones, count)
+        found = _packed(jax.tree.map(lambda leaf: leaf.at[row].get(mode="fill", fill_value=0), own))
     # one device has each row, the others zeros
     found = jax.lax.psum_scatter(found, AXIS, scatter_dimension=0, tiled=True)
     return _unpacked(found, own)
@@ -70,10 +72,9 @@ def _gather(own: Rows, index: jax.Array) -> Rows:
 def _scatter(own: Rows, index: jax.Array, rows: Rows) -> Rows:
     """This device's part of the table with the batch's rows written into it."""
     count = jax.tree.leaves(own)[0].shape[0]
-    sent = jnp.concatenate([index.astype(jnp.uint32)[:, None], _packed(rows)], axis=1)
-    sent = jax.lax.all_gather(sent, AXIS, tiled=True)
-    everyones, bits = sent[:, 0].astype(jnp.int32), sent[:, 1:]
-    if count < everyones.shape[0]:
+    everyones = jax.lax.all_gather(index, AXIS, tiled=True)
+    bits = jax.lax.all_gather(_packed(rows), AXIS, tiled=True)
+    if count <= everyones.shape[0]:
         place = _places(everyones, count)
         new = bits.at[place].get(mode="fill", fill_value=0)
         written = (place < everyones.shape[0])[:, None]
@@ -92,9 +93,9 @@ def _own_row(everyones: jax.Array, count: int) -> jax.Array:
 def _places(everyones: jax.Array, count: int) -> jax.Array:
     """int32 [count]: where in the batch each of this device's rows is, B where nowhere."""
     batch = everyones.shape[0]
-    is_entry = _own_row(everyones, count)[None, :] == jnp.arange(count, dtype=jnp.int32)[:, None]
-    place = jnp.where(is_entry, jnp.arange(batch, dtype=jnp.int32)[None, :], batch)
-    return jnp.min(place, axis=1)
+    is_entry = _own_row(everyones, count)[:, None] == jnp.arange(count, dtype=jnp.int32)[None, :]
+    place = jnp.where(is_entry, jnp.arange(batch, dtype=jnp.int32)[:, None], batch)
+    return jnp.min(place, axis=0)
 
 
 def _packed(rows: Rows) -> jax.Array:

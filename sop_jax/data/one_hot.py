@@ -39,9 +39,8 @@ def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
         return jax.vmap(lambda own, levels: own[levels])(table, image)
 
     def products(table, image):
-        levels = image.astype(jnp.int32)
-        rows = _product("chl,chp->clp", table.reshape(-1, 32, 8), _matches(levels >> 3, 32))
-        found = jnp.sum(jnp.where(_matches(levels & 7, 8), rows, 0), axis=1)
+        rows = _product("chl,chp->clp", table.reshape(-1, 32, 8), _matches(image >> 3, 32))
+        found = jnp.sum(jnp.where(_matches(image & 7, 8), rows, 0), axis=1)
         return found.astype(jnp.uint8)
 
     return on_tpu(products, gathered, table, image)
@@ -56,8 +55,7 @@ def histogram(image: jax.Array) -> jax.Array:
         return jnp.zeros((channels, 256), jnp.int32).at[channel, image].add(1)
 
     def products(image):
-        levels = image.astype(jnp.int32)
-        counts = _product("chp,clp->chl", _matches(levels >> 3, 32), _matches(levels & 7, 8))
+        counts = _product("chp,clp->chl", _matches(image >> 3, 32), _matches(image & 7, 8))
         return counts.reshape(-1, 256).astype(jnp.int32)
 
     return on_tpu(products, scattered, image)
