@@ -185,3 +185,25 @@ def test_autoaugment_does_what_was_drawn(images):
             if choice != autoaugment.SKIPPED:
                 image = pillow(name, value, image)
         assert (np.abs(got.astype(int) - image) > 2).mean() <= 0.01
+
+
+@pytest.mark.parametrize("place", range(25))
+def test_one_warp_for_both_operations_is_the_one_after_the_other(place):
+    """Whatever is drawn of a sub-policy: the second warp is looked up together with the first."""
+    images = photographs()[:40]
+    table = autoaugment._encoded_policy(32, 32)
+    for first in range(3):
+        for second in range(3):
+            ops = [
+                image_ops.Op(*(leaf[place, slot, variant] for leaf in table))
+                for slot, variant in ((0, first), (1, second))
+            ]
+            expected = images
+            for op in ops:
+                expected = apply_encoded(op, expected)
+            np.testing.assert_array_equal(both(ops, images), expected)
+
+
+@jax.jit
+def both(ops, images):
+    return jax.vmap(functools.partial(autoaugment.apply_both, ops))(images)

@@ -8,6 +8,7 @@ Color at level 6 where the AutoAugment paper prints 8; we follow the code.
 """
 
 import functools
+from collections.abc import Sequence
 
 import chex
 import jax
@@ -88,14 +89,21 @@ def autoaugment(keys: jax.Array, images: jax.Array) -> jax.Array:
         for slot in range(2):
             leaves = [jnp.asarray(leaf)[sub_policy, slot, variant[slot]] for leaf in table]
             ops.append(Op(*leaves))
-        # A warp after another operation can come before it: the policy has one after Color alone,
-        # which changes pixels one by one and leaves black black.
-        pixels = warp(ops, as_pixels(image), image.shape[1])
-        for op in ops:
-            pixels = retouch(op, pixels, image.shape[1])
-        return as_image(pixels, image.shape)
+        return apply_both(ops, image)
 
     return jax.vmap(one)(sub_policies, variants, images)
+
+
+def apply_both(ops: Sequence[Op], image: jax.Array) -> jax.Array:
+    """The operations of a sub-policy, one after the other, on one image uint8 [H, W, C].
+
+    Both warps come first, as one: in the policy a warp follows another kind of operation after
+    Color alone, which changes pixels one by one and leaves black black.
+    """
+    pixels = warp(ops, as_pixels(image), image.shape[1])
+    for op in ops:
+        pixels = retouch(op, pixels, image.shape[1])
+    return as_image(pixels, image.shape)
 
 
 def draw(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
