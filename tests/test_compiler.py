@@ -28,7 +28,7 @@ def test_convolutions_of_steps_are_not_left_to_ynnpack_and_give_the_same_numbers
 
 
 def test_an_option_that_this_xla_lacks_is_left_out(monkeypatch):
-    monkeypatch.setattr(compiler, "_CPU_STEPS", {"xla_cpu_no_such_option": "x"})
+    monkeypatch.setitem(compiler._STEPS, "cpu", {"xla_cpu_no_such_option": "x"})
     compiler._known.cache_clear()
     try:
         assert compiler.options_for_steps() is None
@@ -37,9 +37,17 @@ def test_an_option_that_this_xla_lacks_is_left_out(monkeypatch):
         compiler._known.cache_clear()
 
 
-def test_other_platforms_take_xlas_defaults(monkeypatch):
+def test_options_are_those_of_the_programs_platform_not_of_the_process():
+    assert compiler.options_for_steps("gpu") == {
+        "xla_gpu_experimental_enable_fusion_autotuner": False
+    }
+    assert compiler.options_for_steps("tpu") is None
+    assert compiler.options_for_steps("cpu") == compiler.options_for_steps()
+    assert compiler.options_for_steps() is not None
+
+
+def test_other_platforms_take_xlas_defaults_where_a_program_runs_once(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compiler.options_for_steps() is None
     assert compiler.options_for_one_run() is None
 
 
