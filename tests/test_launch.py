@@ -1,23 +1,28 @@
-"""The launch scripts, with stand-ins for Python and curl; the digits part of the notebook, run."""
+"""The launch scripts, with stand-ins for Python and curl; the notebook, run from top to bottom."""
 
 import html
 import itertools
 import os
 import pathlib
 import re
+import shutil
 import stat
 import subprocess
+import venv
 
 import matplotlib
 import nbclient
 import nbformat
 import pytest
+from test_tfds import prepare
 
 from sop_jax import config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 NOTEBOOK = ROOT / "launch" / "colab_tpu.ipynb"
+TAGS = ["accelerator", "parameters", "checkout", "install", "digits", "cifar10"]  # in this order
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 ARGUMENTS = ["--config=a b.py", "--workdir=runs/x"]
 
 # Stands for python: `-m venv DIR` copies it there, `-m pip` and `-m sop_jax.main` write their
@@ -94,7 +99,7 @@ def test_old_python_is_refused(launch):
     assert error.startswith("error: no Python 3.11 or newer") and error.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
 
@@ -109,39 +114,86 @@ def test_notebook_is_valid_and_holds_no_outputs(notebook):
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
-    assert sum(
-        len(tagged(notebook, tag)) for tag in ("parameters", "install", "digits", "cifar10")
-    ) == len(cells)
+    tags = [tag for cell in cells for tag in cell.metadata.tags]
+    assert [tag for tag, _ in itertools.groupby(tags)] == TAGS
     # a TPU has one owner
     assert not re.search(r"\bimport jax\b|\bimport sop_jax\b", NOTEBOOK.read_text())
 
 
 def test_notebook_names_configs_and_fields_that_exist(notebook):
     text = "\n".join(cell.source for cell in notebook.cells)
-    files = re.findall(r"--config=\{checkout\}/(\S+)", text)
+    files = re.findall(r'--config="\{checkout\}/(\S+)"', text)
     fields = re.findall(r"--config\.([\w.]+)=", text)
     assert files and all((ROOT / file).is_file() for file in files)
     assert fields and set(fields) <= set(config.flatten(config.default()))
 
 
-@pytest.mark.slow
-def test_digits_part_trains_and_shows_the_report(notebook, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["launch", "elsewhere"])
+def test_notebook_takes_its_own_checkout_or_clones_one(notebook, tmp_path, monkeypatch, where):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    origin = tmp_path / "a b"
+    subprocess.run(["git", "init", "--quiet", origin], check=True)
+    part = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(f"repository = {str(origin)!r}"),
+            *tagged(notebook, "checkout"),
+            nbformat.v4.new_code_cell("print(checkout)"),
+        ]
+    )
+    folder = ROOT / "launch" if where == "launch" else tmp_path
+    nbclient.execute(part, cwd=str(folder), timeout=60, kernel_name="python3")
+    assert (tmp_path / "checkout" / ".git").exists() == (where == "elsewhere")
+    checkout = ROOT if where == "launch" else tmp_path / "checkout"
+    assert part.cells[-1].outputs[0].text == f"{checkout}\n"
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """The name of a kernel in an environment of its own that has nothing else."""
+    home = pathlib.Path.home()  # pip's settings and downloads stay as they are
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.environ.get("XDG_CONFIG_HOME", str(home / ".config")))
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(home / ".cache")))
+    monkeypatch.setenv("HOME", str(tmp_path))  # compilation cache, IPython's history
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.delenv("XLA_FLAGS")  # one device compiles faster than eight
     # its list of fonts takes seconds to make
     monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
-    monkeypatch.setenv("HOME", str(tmp_path))  # compilation cache, IPython's history
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("XLA_FLAGS")  # one device compiles faster than eight
-    settings = nbformat.v4.new_code_cell(f"epochs = 2\ncheckout = {str(ROOT)!r}\nworkdir = 'here'")
-    part = nbformat.v4.new_notebook(
-        cells=[*tagged(notebook, "parameters"), settings, *tagged(notebook, "digits")]
-    )
-    nbclient.execute(part, cwd=str(tmp_path), timeout=300, kernel_name="python3")
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    for arguments in (
+        ["pip", "install", "--quiet", "ipykernel"],
+        ["ipykernel", "install", "--prefix", environment, "--name=alone"],
+    ):
+        subprocess.run([python, "-m", *arguments], check=True, capture_output=True)
+    monkeypatch.setenv("JUPYTER_PATH", str(environment / "share" / "jupyter"))
+    return "alone"
 
-    page = (tmp_path / "here" / "digits" / "report.html").read_text()
-    outputs = list(itertools.chain.from_iterable(cell.outputs for cell in part.cells))
+
+@pytest.mark.slow
+def test_notebook_runs_from_top_to_bottom_on_a_cpu(notebook, tmp_path, kernel):
+    """All of its cells, installation too; only the one of the accelerator is another."""
+    checkout = tmp_path / "a checkout"
+    for name in ("configs", "launch", "sop_jax"):
+        shutil.copytree(ROOT / name, checkout / name)
+    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, checkout)
+    runs = checkout / "launch" / "runs"
+    splits = {
+        split: [(f"{split}_{i:05d}", i % 10) for i in range(n)]
+        for split, n in (("train", 250), ("test", 100))
+    }
+    prepare(runs / "tfds", "cifar10", splits, shape=(32, 32, 3), names=CIFAR10)
+    (cell,) = tagged(notebook, "accelerator")
+    small = re.search('"(.*small_resnet)"', cell.source).group(1)
+    cell.source = f'extra = ""\ncifar10_options = "{small}"'
+
+    nbclient.execute(notebook, cwd=str(checkout / "launch"), timeout=300, kernel_name=kernel)
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     shown = [output.data["text/html"] for output in outputs if "data" in output]
-    assert len(shown) == 1 and html.escape(page) in shown[0]
     printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    assert "epoch 2/2" in printed
-    issues = (tmp_path / "here" / "digits" / "label_issues.csv").read_text().splitlines()
-    assert issues[10] in printed
+    assert len(shown) == 2 and "epoch 60/60" in printed and "epoch 1/1" in printed
+    for name, frame in zip(("digits", "cifar10"), shown, strict=True):
+        assert html.escape((runs / name / "report.html").read_text()) in frame
+        assert (runs / name / "label_issues.csv").read_text().splitlines()[10] in printed

@@ -27,7 +27,16 @@ def png(image):
     return stream
 
 
-def prepare(root, name, splits, version="3.0.2", human=(), with_id=True, shape=(4, 4, 3)):
+def prepare(
+    root,
+    name,
+    splits,
+    version="3.0.2",
+    human=(),
+    with_id=True,
+    shape=(4, 4, 3),
+    names=("a", "b", "c"),
+):
     """Writes a TFDS folder; returns `root`.
 
     `splits` is {"train": [(id, label), ...]}; every human feature is label + 1 mod 3.
@@ -36,7 +45,7 @@ def prepare(root, name, splits, version="3.0.2", human=(), with_id=True, shape=(
     pytest.importorskip("array_record")
     features = {
         "image": tfds.features.Image(shape=shape),
-        "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+        "label": tfds.features.ClassLabel(names=names),
         **{key: tfds.features.ClassLabel(num_classes=3) for key in human},
         **({"id": tfds.features.Text()} if with_id else {}),
     }
