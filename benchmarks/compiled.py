@@ -1,9 +1,11 @@
-"""Compiles CE, SOP and SOP+ of two networks for accelerators that are not there; a file for each.
+"""Compiles steps for accelerators that are not there; a JSON file for each.
 
     python benchmarks/compiled.py --out=benchmarks/results/compiled/after [--only=v5e:2x2 ...]
+    python benchmarks/compiled.py --out=benchmarks/results/compiled/batch --sweep
 
-Every file holds its own command (`python -m sop_jax.compile_for ...`). What is there already is
-left, so the run can be stopped and goes on: a program for a TPU takes one to six minutes of CPU.
+CE, SOP and SOP+ of two networks, or with --sweep, CE at several batches a device and widths. Every
+file holds its own command (`python -m sop_jax.compile_for ...`). What is there already is left, so
+a run can be stopped and goes on: a program for a TPU takes one to seven minutes of CPU.
 """
 
 import argparse
@@ -19,6 +21,12 @@ NETWORKS = {  # config, and the batch of a device
     "fast_net": ("configs/cifar10n_fast.py", 256),
 }
 LARGEST_BATCH = 32_768  # the set has 50,000 rows
+SWEEP_TOPOLOGIES = ("h100:1", "v5e:1x1")
+SWEEP = {  # (network, width) -> batches of a device; None: the published width
+    ("preact_resnet18", None): (32, 64, 128, 256, 512, 1024),
+    ("fast_net", 64): (256, 512, 1024, 2048),
+    ("fast_net", 128): (256, 512, 1024, 2048),
+}
 
 
 def devices(topology: str) -> int:
@@ -29,17 +37,33 @@ def devices(topology: str) -> int:
     return count
 
 
-def command(topology: str, network: str, method: str) -> list[str]:
-    """Arguments of `sop_jax.compile_for`."""
-    config, each = NETWORKS[network]
+def command(topology: str, network: str, method: str, each: int, width: int | None) -> list[str]:
+    """Arguments of `sop_jax.compile_for`, with a batch of `each` examples a device."""
     batch = min(each * devices(topology), LARGEST_BATCH)
-    return [
-        f"--config={config}",
+    arguments = [
+        f"--config={NETWORKS[network][0]}",
         f"--topology={topology}",
         f"--config.method.name={method}",
         f"--config.batch_size={batch}",
-        "--config.steps_per_dispatch=0",
     ]
+    return arguments if width is None else [*arguments, f"--config.model.width={width}"]
+
+
+def wanted(flags: argparse.Namespace) -> dict[str, list[str]]:
+    """{name of a file: arguments}."""
+    found = {}
+    if flags.sweep:
+        for topology, ((network, width), batches) in itertools.product(
+            flags.only or SWEEP_TOPOLOGIES, SWEEP.items()
+        ):
+            for each in batches:
+                name = f"{topology}_{network}{width or ''}_{each}".replace(":", "_")
+                found[name] = command(topology, network, "ce", each, width)
+        return found
+    for topology, network, method in itertools.product(flags.only or TOPOLOGIES, NETWORKS, METHODS):
+        name = f"{topology}_{network}_{method}".replace(":", "_")
+        found[name] = command(topology, network, method, NETWORKS[network][1], None)
+    return found
 
 
 def main() -> None:
@@ -47,17 +71,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the results")
-    parser.add_argument("--only", nargs="+", choices=TOPOLOGIES, default=TOPOLOGIES)
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--only", nargs="+", help="topologies; default: all")
+    parser.add_argument("--sweep", action="store_true", help="batches and widths instead")
     flags = parser.parse_args()
-    for topology, network, method in itertools.product(flags.only, flags.networks, flags.methods):
-        name = f"{topology.replace(':', '_')}_{network}_{method}.json"
-        if (flags.out / name).exists():
-            continue
-        arguments = [*command(topology, network, method), f"--out={flags.out / name}"]
-        print(name, flush=True)
-        subprocess.run([sys.executable, "-m", "sop_jax.compile_for", *arguments], check=True)
+    for name, arguments in wanted(flags).items():
+        out = flags.out / f"{name}.json"
+        if not out.exists():
+            print(out, flush=True)
+            program = [sys.executable, "-m", "sop_jax.compile_for", *arguments, f"--out={out}"]
+            subprocess.run(program, check=True)
 
 
 if __name__ == "__main__":

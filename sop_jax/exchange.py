@@ -4,7 +4,8 @@ Each device holds a part of the table, and a part of the batch whose rows lie an
 `table.gather` alone, the compiler lets every device look up the whole batch, leaf by leaf; on 256
 chips that takes a fifth of a step. Here the leaves travel packed as bits, and a device that holds
 no more rows than the batch has compares each of them with all of the batch, which a TPU does faster
-than it looks up single rows (6 million comparisons in the time of 6,000 look-ups). Only the indices and the batch's rows move between devices.
+than it looks up single rows (6 million comparisons in the time of 6,000 look-ups). Only the indices
+and the batch's rows move between devices.
 """
 
 import functools

@@ -128,7 +128,8 @@ class Program:
 
     def inside(self, instruction: Instruction) -> Iterator[Instruction]:
         """The instructions within a fusion, in any depth; of another one, itself."""
-        body = self.computations.get(instruction.callee or "") if _is_fusion(instruction) else None
+        is_fusion = instruction.op == "fusion"
+        body = self.computations.get(instruction.callee or "") if is_fusion else None
         if body is None:
             yield instruction
             return
@@ -171,10 +172,6 @@ class Program:
         return max(limits, default=1)
 
 
-def _is_fusion(instruction: Instruction) -> bool:
-    return instruction.op == "fusion"
-
-
 def _instruction(found: re.Match) -> Instruction:
     arrays = []
     for dtype, dims, layout in _SHAPE.findall(found[3]):
@@ -183,11 +180,6 @@ def _instruction(found: re.Match) -> Instruction:
     listed = re.split(r"\)(?:, |$)", found[5], maxsplit=1)[0]
     operands = tuple(re.findall(r"(?:^|[ (])%?([A-Za-z_][\w.\-]*)(?=,|$)", listed))
     return Instruction(found[2], tuple(arrays), found[4], operands, found[5])
-
-
-_FORWARD = "__cudnn$convForward"
-_FUSED = "__cudnn$convBiasActivationForward"
-_BACKWARD = {"__cudnn$convBackwardInput": 1, "__cudnn$convBackwardFilter": None}
 
 
 def flops(program: Program, instruction: Instruction) -> int:

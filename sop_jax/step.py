@@ -1,7 +1,8 @@
 """The training step: gather rows, differentiate, update, project, scatter. State in, state out.
 
 Single-device code but for the exchange of rows (`exchange.py`): shardings are stated once, on the
-state and on the index arrays, in `programs.py`. Nothing of size N is created in a step; donated, the table is updated in place.
+state and on the index arrays, in `programs.py`. Nothing of size N is created in a step; donated,
+the table is updated in place.
 """
 
 import functools

@@ -69,6 +69,10 @@ ARROW = (
     "estimator",
     "process",
     "command_line",
+    "chips",
+    "hlo",
+    "accounts",
+    "compile_for",
     "main",
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -5,8 +5,8 @@ with one-hot matrices and selects stand in for them. The products are exact: bfl
 integers 0 to 256, and sums are float32. Elsewhere the plain forms are faster; `on_tpu` chooses when
 the program is compiled. Both forms of each are equal in every bit.
 
-Images are uint8 [C, P] here, P = H * W pixels row by row: they fill a TPU's 128 lanes, and sums then
-run over sublanes, not across lanes.
+Images are uint8 [C, P] here, P = H * W pixels row by row: they fill a TPU's 128 lanes, and sums
+then run over sublanes, not across lanes.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ def _matches(values: jax.Array, size: int) -> jax.Array:
     return values[..., None, :] == jax.lax.broadcasted_iota(values.dtype, shape, len(shape) - 2)
 
 
-def _product(equation: str, a: jax.Array, b: jax.Array, dtype=jnp.float32) -> jax.Array:
-    """Of integers 0 .. 256 or booleans: float32, or bfloat16."""
+def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """float32, of integers 0 .. 256 or booleans."""
     a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    return jnp.einsum(equation, a, b, preferred_element_type=dtype)
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
 def look_up(table: jax.Array, image: jax.Array) -> jax.Array:
