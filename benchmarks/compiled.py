@@ -42,6 +42,11 @@ def command(topology: str, network: str, method: str) -> list[str]:
     ]
 
 
+def file_name(topology: str, network: str, method: str) -> str:
+    """Of a program's result."""
+    return f"{topology.replace(':', '_')}_{network}_{method}.json"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -52,7 +57,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     flags = parser.parse_args()
     for topology, network, method in itertools.product(flags.only, flags.networks, flags.methods):
-        name = f"{topology.replace(':', '_')}_{network}_{method}.json"
+        name = file_name(topology, network, method)
         if (flags.out / name).exists():
             continue
         arguments = [*command(topology, network, method), f"--out={flags.out / name}"]
