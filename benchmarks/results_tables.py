@@ -8,7 +8,7 @@ measured cell comes from a file of `accelerator.py` alone, an estimated one from
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import compiled
@@ -46,7 +46,6 @@ def images_per_second(result: Result) -> str:
 def over_torch(key: str) -> Callable[[Result], str]:
     """Our images/s over PyTorch's, of every variant."""
     return lambda result: ", ".join(f"{name} {r:.2f}" for name, r in result[key].items())
-
 
 
 def share(estimate: Result, part: str) -> float:
@@ -120,9 +119,7 @@ def throughput_rows() -> list[Row]:
         ),
         *(
             Row(
-                f"{steps} steps a dispatch, B = 128: images/s, CE / SOP / SOP+".replace(
-                    "1 steps", "1 step"
-                ),
+                f"B = 128, steps a dispatch: {steps}; images/s, CE / SOP / SOP+",
                 "",
                 f"dispatch_{steps}",
                 images_per_second,
@@ -141,7 +138,9 @@ def table_row(num_classes: int) -> Row:
 
     def ratios(result: Result) -> str:
         measured = result["results"][1:]  # the first is the one with the fewest rows
-        return ", ".join(f"{one['rows'] / 1e6:g}M {one['ratio_to_smallest']:.2f}" for one in measured)
+        return ", ".join(
+            f"{one['rows'] / 1e6:g}M {one['ratio_to_smallest']:.2f}" for one in measured
+        )
 
     what = f"step time at N rows over 50k, small network at 8x8 (K = {num_classes})"
     return Row(what, "<= 1.05", f"table_{num_classes}", ratios)
@@ -292,8 +291,8 @@ def compiled_table(before: Mapping[str, Result], after: Mapping[str, Result]) ->
     versions = sorted({versions_of(one) for one in (*before.values(), *after.values())})
     lines += [
         "",
-        "Columns from `after` on are of the program as it is now; shares are of its step. Each file "
-        "in `benchmarks/results/compiled/` (`before`, `after`) holds the command that made it. "
+        "Columns from `after` on are of the program as it is now, shares are of its step. Each "
+        "file in `benchmarks/results/compiled/` (`before`, `after`) holds its command. "
         f"Compiled by: {'; '.join(versions) or 'nothing yet'}.",
     ]
     return "\n".join(lines)
