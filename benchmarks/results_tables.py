@@ -232,7 +232,7 @@ def measured_table(results: Mapping[str, Result], estimates: Estimates) -> str:
     lines += [
         "",
         f"Estimates are of one device's share of a step on {TOPOLOGY} (B = 128 a device) and were "
-        "checked against no chip; where the compiler has none the cell is empty (-).",
+        "checked against no chip; a dash: the compiler has none.",
     ]
     pieces = [piece for piece in dict.fromkeys(row.piece for row in rows()) if piece in results]
     if pieces:

@@ -11,17 +11,17 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 import accelerator
 import compiled
 import results_tables
 
 from sop_jax.errors import UserError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 TOY = {"dispatch_64", "batch_256", "table_10", "cifar10n_fast", "cifar10n_ce"}
 MARKERS = (
-    "# Speed\n<!-- accelerator: begin -->\nold\n<!-- accelerator: end -->\nbetween\n"
+    "# Speed\n<!-- accelerator: begin -->\nstale\n<!-- accelerator: end -->\nbetween\n"
     "<!-- compiled: begin -->\n<!-- compiled: end -->\nlast\n"
 )
 ABOUT = {
@@ -84,7 +84,7 @@ def tables(folder, measured=(), before=(), after=()):
 def test_without_files_every_cell_says_so_and_the_rest_of_the_page_stays(tmp_path):
     text, measured, estimated = tables(tmp_path)
     assert text.startswith("# Speed\n") and "\nbetween\n" in text and text.endswith("\nlast\n")
-    assert "old" not in text
+    assert "stale" not in text
     assert len(measured) > 20 and all(row[2:] == ["not measured", "-", "-"] for row in measured[2:])
     assert len(estimated) == 2
 
