@@ -49,6 +49,11 @@ def command(topology: str, network: str, method: str, each: int, width: int | No
     return arguments if width is None else [*arguments, f"--config.model.width={width}"]
 
 
+def file_name(topology: str, network: str, method: str) -> str:
+    """Of a program's result."""
+    return f"{topology}_{network}_{method}.json".replace(":", "_")
+
+
 def wanted(flags: argparse.Namespace) -> dict[str, list[str]]:
     """{name of a file: arguments}."""
     found = {}
@@ -57,11 +62,11 @@ def wanted(flags: argparse.Namespace) -> dict[str, list[str]]:
             flags.only or SWEEP_TOPOLOGIES, SWEEP.items()
         ):
             for each in batches:
-                name = f"{topology}_{network}{width or ''}_{each}".replace(":", "_")
+                name = file_name(topology, f"{network}{width or ''}", str(each))
                 found[name] = command(topology, network, "ce", each, width)
         return found
     for topology, network, method in itertools.product(flags.only or TOPOLOGIES, NETWORKS, METHODS):
-        name = f"{topology}_{network}_{method}".replace(":", "_")
+        name = file_name(topology, network, method)
         found[name] = command(topology, network, method, NETWORKS[network][1], None)
     return found
 
@@ -75,7 +80,7 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="batches and widths instead")
     flags = parser.parse_args()
     for name, arguments in wanted(flags).items():
-        out = flags.out / f"{name}.json"
+        out = flags.out / name
         if not out.exists():
             print(out, flush=True)
             program = [sys.executable, "-m", "sop_jax.compile_for", *arguments, f"--out={out}"]

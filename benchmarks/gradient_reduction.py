@@ -86,7 +86,10 @@ def train(seed: int, epochs: int, dtype: jnp.dtype) -> float:
         example, _ = pipeline.epoch_plan(rows, BATCH, seed, epoch, len(rows))
         for index in example:
             state = params, model_state, opt_state
-            params, model_state, opt_state = step(*state, inputs[index], labels[index])
+            # waited for: virtual devices that run ahead can stop one another for good
+            params, model_state, opt_state = jax.block_until_ready(
+                step(*state, inputs[index], labels[index])
+            )
     tests = normalise(jnp.asarray(data.test.images), mean, std)
     logits, _ = apply(params, model_state, tests)
     return float(np.mean(np.argmax(logits, -1) == data.test.labels))

@@ -15,6 +15,7 @@ import numpy as np
 from sop_jax.data import noise
 from sop_jax.data.dataset import Dataset
 from sop_jax.data.sources import Split
+from sop_jax.files import write_text
 from sop_jax.workdir import describe_run
 
 
@@ -130,7 +131,7 @@ def _version(package: str) -> str | None:
 
 
 def write(path: pathlib.Path, result: dict) -> None:
-    """Writes the result as JSON."""
+    """Writes the result as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"wrote {path}")
