@@ -29,19 +29,18 @@ class Exchange(NamedTuple):
 
     mesh: Mesh | None = None  # None, or of one device: the plain functions
 
-    @property
-    def _alone(self) -> bool:
-        return self.mesh is None or self.mesh.devices.size == 1
+    def _is_plain(self, stored: Rows) -> bool:
+        return self.mesh is None or self.mesh.devices.size == 1 or not jax.tree.leaves(stored)
 
     def gather(self, stored: Rows, index: jax.Array) -> Rows:
         """See `table.gather`."""
-        if self._alone:
+        if self._is_plain(stored):
             return table.gather(stored, index)
         return table.values(self._on_devices(_gather)(stored, index))
 
     def scatter(self, stored: Rows, index: jax.Array, rows: Rows) -> Rows:
         """See `table.scatter`."""
-        if self._alone:
+        if self._is_plain(stored):
             return table.scatter(stored, index, rows)
         written = jax.tree.map(table.as_stored, stored, rows)
         return self._on_devices(_scatter)(stored, index, written)
@@ -105,17 +104,14 @@ def _packed(rows: Rows) -> jax.Array:
 
 
 def _words(leaf: jax.Array) -> jax.Array:
-    size = leaf.dtype.itemsize
-    if leaf.dtype == jnp.bool_ or size < 4:  # a word for each; bits of 16 are integers in a table
-        narrow = leaf if leaf.dtype == jnp.bool_ else _as_unsigned(leaf, 8 * size)
-        words = narrow.astype(jnp.uint32)
+    if leaf.dtype == jnp.bool_:
+        words = leaf.astype(jnp.uint32)
+    elif leaf.dtype.itemsize < 4:  # a word for each value
+        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
     else:
         words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)  # [..., 2] of eight bytes
     return words.reshape(leaf.shape[0], -1)
-
-
-def _as_unsigned(leaf: jax.Array, bits: int) -> jax.Array:
-    return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}"))
 
 
 def _unpacked(words: jax.Array, like: Rows) -> Rows:

@@ -95,3 +95,10 @@ def test_nothing_as_long_as_the_table_travels_or_is_made(num_rows, batch):
     ]
     assert travels and not any(f"[{size}" in line for line in travels)
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * batch * 12 * 4 + 4 * batch * batch
+
+
+def test_a_method_without_rows_exchanges_nothing():
+    nothing = {"rows": {}, "tracker": {}}
+    index = jnp.arange(8)
+    assert Exchange(MESH).gather(nothing, index) == nothing
+    assert Exchange(MESH).scatter(nothing, index, nothing) == nothing
