@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -258,8 +258,15 @@ def _shape(text: str) -> tuple[int, int, int]:
     return tuple(map(int, text.split("x")))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Every mistake is a UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def _flags(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m sop_jax.compile_for",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -277,25 +284,37 @@ def _flags(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, or 2 after a mistake, which is said in one line."""
     argv = sys.argv[1:] if argv is None else argv
-    flags, rest = _flags(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # CUDA's compiler looks for a driver
     jax.config.update("jax_platforms", "cpu")  # the process itself computes on the host
     try:
-        config = command_line.parse(["compile_for", *rest, "--dry_run"]).config
-        chip, devices = chips.find(flags.topology)
-        resolved, _ = resolve(config, data := data_of(config, flags), devices)
-        experiment = build(resolved, data, make_mesh(devices))
-        result = describe(flags.topology, experiment, chip, flags.hlo)
+        _compile(*_flags(argv), argv)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except OSError as error:  # a file that cannot be written
+        return _fail(f"{error.strerror or error}: {error.filename}")
+    return 0
+
+
+def _compile(flags: argparse.Namespace, rest: list[str], argv: list[str]) -> None:
+    config = command_line.parse(["compile_for", *rest, "--dry_run"]).config
+    if config.task != "classify":
+        raise UserError(f"config.task={config.task!r} has no training step to compile")
+    chip, devices = chips.find(flags.topology)
+    data = data_of(config, flags)
+    resolved, _ = resolve(config, data, devices)
+    experiment = build(resolved, data, make_mesh(devices))
+    result = describe(flags.topology, experiment, chip, flags.hlo)
     print(table(result))
     if flags.out:
         command = "python -m sop_jax.compile_for " + " ".join(argv)
         about = {"command": command, "versions": _versions(chip)}
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         flags.out.write_text(json.dumps(result | about, indent=1) + "\n")
-    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

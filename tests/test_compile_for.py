@@ -57,11 +57,21 @@ def run(*arguments):
 SMALL = ("--config=configs/cifar10_sop_plus.py", "--config.model.name=small_resnet")
 
 
-def test_mistakes_end_in_one_line():
-    done = run("--config=configs/digits_sop.py", "--topology=v5e:2x2", "--config.batch_size=x")
-    assert done.returncode == 2 and not done.stdout
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and "config.batch_size='x' has the wrong type" in lines[0]
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--topology=v5e:2x2", "--config.batch_size=x"], "config.batch_size='x' has the wrong"),
+        ([], "the following arguments are required: --topology"),
+        (["--topology=v5e:2x2", "--image_shape=8"], "it is HEIGHTxWIDTHxCHANNELS"),
+        (["--config=configs/theory/linear_figure2.py", "--topology=v5e:2x2"], "config.task="),
+    ],
+)
+def test_mistakes_end_in_one_line(monkeypatch, capsys, arguments, line):
+    monkeypatch.chdir(ROOT)
+    assert compile_for.main(["--config=configs/digits_sop.py", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert not printed.out and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert line in printed.err
 
 
 def test_sizes_stand_in_for_data_that_are_not_there():
