@@ -252,8 +252,14 @@ def _versions(chip: chips.Chip) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError("it is a whole number, 1 or more")
+    return int(text)
+
+
 def _shape(text: str) -> tuple[int, int, int]:
-    if not re.fullmatch(r"\d+x\d+x\d+", text):
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
         raise argparse.ArgumentTypeError("it is HEIGHTxWIDTHxCHANNELS, such as 32x32x3")
     return tuple(map(int, text.split("x")))
 
@@ -275,9 +281,9 @@ def _flags(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--topology", required=True, help="CHIP:SHAPE, such as v5e:4x4 or h100:8")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     parser.add_argument("--hlo", type=pathlib.Path, help="file for the compiled program's text")
-    parser.add_argument("--rows", type=int, help="training rows (instead of reading the data)")
+    parser.add_argument("--rows", type=_count, help="training rows (instead of reading the data)")
     parser.add_argument("--image_shape", type=_shape, help="HEIGHTxWIDTHxCHANNELS, likewise")
-    parser.add_argument("--num_classes", type=int, help="K, likewise")
+    parser.add_argument("--num_classes", type=_count, help="K, likewise")
     return parser.parse_known_args(argv)
 
 
@@ -303,12 +309,13 @@ def _compile(flags: argparse.Namespace, rest: list[str], argv: list[str]) -> Non
     data = data_of(config, flags)
     resolved, _ = resolve(config, data, devices)
     experiment = build(resolved, data, make_mesh(devices))
+    for file in filter(None, (flags.out, flags.hlo)):  # before minutes of compiling
+        file.parent.mkdir(parents=True, exist_ok=True)
     result = describe(flags.topology, experiment, chip, flags.hlo)
     print(table(result))
     if flags.out:
         command = "python -m sop_jax.compile_for " + " ".join(argv)
         about = {"command": command, "versions": _versions(chip)}
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
         flags.out.write_text(json.dumps(result | about, indent=1) + "\n")
 
 

@@ -63,6 +63,7 @@ SMALL = ("--config=configs/cifar10_sop_plus.py", "--config.model.name=small_resn
         (["--topology=v5e:2x2", "--config.batch_size=x"], "config.batch_size='x' has the wrong"),
         ([], "the following arguments are required: --topology"),
         (["--topology=v5e:2x2", "--image_shape=8"], "it is HEIGHTxWIDTHxCHANNELS"),
+        (["--topology=v5e:2x2", "--rows=0"], "it is a whole number, 1 or more"),
         (["--config=configs/theory/linear_figure2.py", "--topology=v5e:2x2"], "config.task="),
     ],
 )
