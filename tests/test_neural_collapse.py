@@ -18,7 +18,8 @@ from sop_jax.tasks import classify, neural_collapse
 @pytest.fixture
 def config(monkeypatch):
     """Two epochs on 96 digits, compiled without optimisations."""
-    monkeypatch.setattr(programs, "options_for_steps", compiler.options_for_one_run)
+    quick = compiler.options_for_one_run()
+    monkeypatch.setattr(programs, "options_for_steps", lambda platform: quick)
     config = neural_collapse.default()
     config.update({"epochs": 2, "batch_size": 32, "eval_every": 2, "checkpoint_every": 2})
     config.data.train_limit = 96
