@@ -60,14 +60,12 @@ def warnings(
             "right ones of images it cannot read, so no suggestion is marked to be taken unseen."
         )
     counts = np.bincount(label, minlength=len(class_names))
-    hits = np.bincount(label, weights=flagged, minlength=len(class_names))
-    for name, count, hit in zip(class_names, counts, hits, strict=True):
-        share = hit / count if count else 0.0
-        if share > max(BEYOND_BELIEF, 2 * flagged.mean()):
-            found.append(
-                f"{_percent(share)} of the labels {name!r} are flagged, beyond belief: this class "
-                "may look like another to the network; do not relabel it as a whole."
-            )
+    for k in np.flatnonzero(beyond_belief(label, flagged, len(class_names))):
+        found.append(
+            f"{_percent(flagged[label == k].mean())} of the labels {class_names[k]!r} are flagged, "
+            "beyond belief: this class may look like another to the network, so none of its rows "
+            "is marked to be relabelled unseen."
+        )
     small = [name for name, count in zip(class_names, counts, strict=True) if 0 < count < FEW]
     if small:
         found.append(
@@ -80,6 +78,17 @@ def warnings(
 def disagree(one: float, other: float) -> bool:
     """Whether two estimates of a share lie further apart than estimates of the same do."""
     return abs(one - other) > max(DISAGREE[0] * max(one, other), DISAGREE[1])
+
+
+def beyond_belief(label: np.ndarray, flagged: np.ndarray, num_classes: int) -> np.ndarray:
+    """Given classes of which more is flagged than anyone would get wrong, bool [num_classes].
+
+    Args:
+      label: int [n], the given labels. flagged: bool [n].
+    """
+    counts = np.bincount(label, minlength=num_classes)
+    hits = np.bincount(label, weights=flagged, minlength=num_classes)
+    return hits > max(BEYOND_BELIEF, 2 * flagged.mean()) * counts
 
 
 def underfits(held_out_accuracy: float | None, rate: float) -> bool:

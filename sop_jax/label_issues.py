@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
-from sop_jax.doubts import disagree, underfits, warnings
+from sop_jax.doubts import beyond_belief, disagree, underfits, warnings
 from sop_jax.files import write_bytes
 from sop_jax.neighbours import NEIGHBOURS, votes
 from sop_jax.noise_model import (
@@ -38,7 +38,8 @@ CSV_COLUMNS = (
 )
 # A suggestion is marked to be taken unseen from this probability on, where the network itself, for
 # all that it was trained on the given label, predicted the suggested one on the average over
-# training, and where it does not underfit: then clean labels look as wrong as wrong ones
+# training, and the neighbours' labels are that one more than any other. None is where the network
+# underfits (then clean labels look as wrong as wrong ones), nor in a class flagged beyond belief.
 SAFE = 0.9
 INFORMED = 0.1  # share of the labels' entropy that a source has to explain to be asked at all
 LEAST_RATE = 0.01  # below which nothing is taken unseen: the few that stand out may be right
@@ -137,6 +138,8 @@ def judge_rows(
     issues = _issues(label, log_odds - pull_for(log_odds, rate), other, share)
     agreement = None if held_out is None else float(np.mean(held_out.argmax(1) == label))
     safe = issues.apply_suggestion & (probs.argmax(1) == issues.suggested_label)
+    safe[some] &= near.argmax(1) == issues.suggested_label[some]
+    safe &= ~beyond_belief(label, issues.is_issue, num_classes)[label]
     trusted = rate >= LEAST_RATE and not underfits(agreement, rate)
     issues = issues._replace(apply_suggestion=safe & trusted)
     lowest = min(rate, *estimates.values())  # rate is 0 where nobody has learnt anything

@@ -23,6 +23,7 @@ SPREAD_W = (
 )  # standard deviation that an entry of W off the multiple of 1, and of b, may have
 SPREAD_T = 4.0  # the same of a log odds in T around their common value
 SHARP = 4.0  # W at the start: first believe the prediction, then the label
+LEAST = np.finfo(np.float64).tiny  # of a probability, so that its logarithm is a number
 STEPS = 300  # of L-BFGS; the likelihood is flat near its top
 ROUNDS = 20  # of `own_posterior`
 MOST_CLASSES = 100  # from which on W stays a multiple of the identity
@@ -62,7 +63,7 @@ def fit(log_probs: np.ndarray, label: np.ndarray) -> NoiseModel:
         clean = softmax(inputs @ _weight(scale, matrix, num_classes) + bias, axis=1)
         transition = softmax(np.where(other, common + log_odds, 0.0), axis=1)
         true = clean * transition[:, label].T
-        likelihood = true.sum(axis=1, keepdims=True)
+        likelihood = np.maximum(true.sum(axis=1, keepdims=True), LEAST)
         true /= likelihood
         of_logits = inputs.T @ (clean - true)
         pairs = true.T @ given
@@ -87,7 +88,8 @@ def fit(log_probs: np.ndarray, label: np.ndarray) -> NoiseModel:
     limits = {"maxiter": STEPS, "maxfun": 2 * STEPS, "ftol": 1e-9, "gtol": 1e-7}
     best = minimize(objective, np.concatenate(start), jac=True, method="L-BFGS-B", options=limits).x
     scale, common, bias, log_odds, matrix = unpack(best)
-    transition = softmax(np.where(other, common + log_odds, 0.0), axis=1)
+    # Where predictions and labels part the rows without an exception, `common` runs away.
+    transition = np.maximum(softmax(np.where(other, common + log_odds, 0.0), axis=1), LEAST)
     return NoiseModel(_weight(scale, matrix, num_classes), bias, transition)
 
 
