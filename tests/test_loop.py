@@ -280,17 +280,22 @@ def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
     saves.
 
     The moments are counted in epochs, not in seconds: on a fast machine the run would be over
-      before the tenth kill.
+    before the tenth kill.
     """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    rows = "--config.data.train_limit=500"
     subprocess.run(
-        command(tmp_path / "whole"), cwd=ROOT, env=environment, check=True, capture_output=True
+        command(tmp_path / "whole", rows),
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
     )
     rng = random.Random(0)
     for number in range(10):
         with open(tmp_path / "log", "a") as log:
             run = subprocess.Popen(
-                command(tmp_path / "cut"), cwd=ROOT, env=environment, stdout=log, stderr=log
+                command(tmp_path / "cut", rows), cwd=ROOT, env=environment, stdout=log, stderr=log
             )
             seconds = wait_for_epochs(
                 run, tmp_path / "cut" / "metrics.jsonl", 10 * number + rng.randint(3, 10)
@@ -300,7 +305,7 @@ def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
             run.kill()
             run.wait()
     finish = subprocess.run(
-        command(tmp_path / "cut"), cwd=ROOT, env=environment, capture_output=True, text=True
+        command(tmp_path / "cut", rows), cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert finish.returncode == 0, finish.stderr
     assert "resumed at step" in (tmp_path / "log").read_text() + finish.stdout

@@ -22,6 +22,7 @@ def config(monkeypatch):
     monkeypatch.setattr(programs, "options_for_steps", lambda platform: quick)
     config = neural_collapse.default()
     config.update({"epochs": 2, "batch_size": 32, "eval_every": 2, "checkpoint_every": 2})
+    config.crossfit_epochs = 0
     config.data.train_limit = 96
     config.model.width = 4
     config.augment.update({"crop_padding": 0, "flip": False})
