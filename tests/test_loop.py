@@ -283,9 +283,9 @@ def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
     before the tenth kill.
     """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    rows = "--config.data.train_limit=500"
+    small = ("--config.data.train_limit=500", "--config.crossfit_epochs=3")
     subprocess.run(
-        command(tmp_path / "whole", rows),
+        command(tmp_path / "whole", *small),
         cwd=ROOT,
         env=environment,
         check=True,
@@ -295,7 +295,7 @@ def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
     for number in range(10):
         with open(tmp_path / "log", "a") as log:
             run = subprocess.Popen(
-                command(tmp_path / "cut", rows), cwd=ROOT, env=environment, stdout=log, stderr=log
+                command(tmp_path / "cut", *small), cwd=ROOT, env=environment, stdout=log, stderr=log
             )
             seconds = wait_for_epochs(
                 run, tmp_path / "cut" / "metrics.jsonl", 10 * number + rng.randint(3, 10)
@@ -305,7 +305,7 @@ def test_kill_at_ten_random_moments_changes_nothing(tmp_path):
             run.kill()
             run.wait()
     finish = subprocess.run(
-        command(tmp_path / "cut", rows), cwd=ROOT, env=environment, capture_output=True, text=True
+        command(tmp_path / "cut", *small), cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert finish.returncode == 0, finish.stderr
     assert "resumed at step" in (tmp_path / "log").read_text() + finish.stdout
@@ -319,7 +319,10 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_two(tmp_path):
         for count, epochs in ((8, 1), (devices, 2)):
             subprocess.run(
                 command(
-                    workdir, f"--config.epochs={epochs}", "--config.optimizer.schedule=constant"
+                    workdir,
+                    f"--config.epochs={epochs}",
+                    "--config.optimizer.schedule=constant",
+                    "--config.crossfit_epochs=0",
                 ),
                 cwd=ROOT,
                 check=True,
